@@ -1,0 +1,245 @@
+//! Which voxels of a FLAIR belong to the patient.
+//!
+//! Two kinds of scans arrive. A *stripped* one holds the brain on a background of one exact value;
+//! its support is the brain. One with its *skull* on has air around the head; here the whole head
+//! is taken, and the caller warns that no brain was extracted. No anatomy is known in this room.
+#![allow(clippy::float_cmp, reason = "a stripped scan's background is one exact value")]
+use crate::components::{Connectivity, label};
+use crate::volume::Volume;
+
+/// A support larger than this is a head, not a brain, in millilitres. Stripped scans that were
+/// scaled to a template reach 2,040 ml, heads begin at about 3,000 ml.
+const LARGEST_BRAIN_ML: f64 = 2300.0;
+/// A stripped scan's background fills at least this share of its voxels.
+const LEAST_BACKGROUND: f64 = 0.2;
+/// A stripped brain touches the faces of its volume with at most this share of their voxels.
+const MOST_ON_FACES: f64 = 0.05;
+/// Pieces smaller than this share of the largest one are rests, not brain.
+const SMALLEST_PIECE: f64 = 0.01;
+
+/// What the foreground is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The brain, as the sender stripped it.
+    Brain,
+    /// The head with skull and skin.
+    Head,
+}
+
+/// The voxels of the patient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Foreground {
+    /// 1 inside, 0 outside; no holes.
+    pub mask: Volume<u8>,
+    /// What was found.
+    pub extent: Extent,
+}
+
+/// There is nothing to see on the image.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("every voxel is {value}: there is no head on this image")]
+pub struct NothingThere {
+    /// The value of all voxels (or of all but the background).
+    value: f32,
+}
+
+/// Finds the brain of a stripped scan or the head of another.
+///
+/// # Errors
+/// [`NothingThere`] if the image is constant.
+pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
+    let samples = flair.samples();
+    let first = samples.first().copied().unwrap_or(0.0);
+    if samples.iter().all(|&s| s == first) {
+        return Err(NothingThere { value: first });
+    }
+    let background = commonest_on_faces(flair);
+    let empty = samples.iter().filter(|&&s| s == background).count();
+    if empty as f64 >= LEAST_BACKGROUND * samples.len() as f64 {
+        let mask = filled(&largest(flair, |s| s != background), Fill::Volume);
+        let voxels = mask.samples().iter().filter(|&&m| m != 0).count();
+        let brain_sized = voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML;
+        if brain_sized && share_on_faces(&mask) <= MOST_ON_FACES {
+            return Ok(Foreground { mask, extent: Extent::Brain });
+        }
+    }
+    let threshold = otsu(samples);
+    let head = largest(flair, |s| s > threshold);
+    Ok(Foreground { mask: filled(&head, Fill::AxialSlices), extent: Extent::Head })
+}
+
+/// Calls `visit` with the offset of each voxel on one of the six faces.
+fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
+    let [ni, nj, nk] = shape;
+    for k in 0..nk {
+        for j in 0..nj {
+            let row = ni * (j + nj * k);
+            if k == 0 || k == nk - 1 || j == 0 || j == nj - 1 {
+                (row..row + ni).for_each(&mut visit);
+            } else {
+                visit(row);
+                visit(row + ni - 1);
+            }
+        }
+    }
+}
+
+fn commonest_on_faces(volume: &Volume<f32>) -> f32 {
+    let mut values = Vec::new();
+    on_faces(volume.grid().shape(), |at| values.push(volume.samples()[at]));
+    values.sort_unstable_by(f32::total_cmp);
+    values
+        .chunk_by(|a, b| a == b)
+        // Of equally long runs the first, hence the smallest value.
+        .fold((0, 0.0), |best, run| if run.len() > best.0 { (run.len(), run[0]) } else { best })
+        .1
+}
+
+fn share_on_faces(mask: &Volume<u8>) -> f64 {
+    let (mut touching, mut all) = (0_usize, 0_usize);
+    on_faces(mask.grid().shape(), |at| {
+        all += 1;
+        touching += usize::from(mask.samples()[at] != 0);
+    });
+    touching as f64 / all as f64
+}
+
+/// The face-connected pieces of at least [`SMALLEST_PIECE`] of the largest.
+fn largest(volume: &Volume<f32>, inside: impl Fn(f32) -> bool) -> Volume<u8> {
+    let samples = volume.samples();
+    let pieces = label(volume.grid().shape(), Connectivity::Faces, |at| inside(samples[at]));
+    let most = pieces.voxels.iter().max().copied().unwrap_or(0);
+    let mut mask = Volume::filled(*volume.grid(), 0);
+    for run in &pieces.runs {
+        if pieces.voxels[run.component] as f64 >= SMALLEST_PIECE * most as f64 {
+            mask.samples_mut()[run.voxels.clone()].fill(1);
+        }
+    }
+    mask
+}
+
+/// Where holes are looked for.
+#[derive(Clone, Copy)]
+enum Fill {
+    /// Enclosed on all sides.
+    Volume,
+    /// Enclosed within a slice of the k axis: ears and throat open a head in three dimensions.
+    AxialSlices,
+}
+
+/// Fills what the mask encloses: background that no path across faces joins to the border.
+fn filled(mask: &Volume<u8>, fill: Fill) -> Volume<u8> {
+    let [ni, nj, nk] = mask.grid().shape();
+    let mut out = mask.clone();
+    let slabs = match fill {
+        Fill::Volume => vec![(0, nk)],
+        Fill::AxialSlices => (0..nk).map(|k| (k, 1)).collect(),
+    };
+    for (first, thickness) in slabs {
+        let slab = first * ni * nj..(first + thickness) * ni * nj;
+        let shape = [ni, nj, thickness];
+        let inside = &mask.samples()[slab.clone()];
+        let gaps = label(shape, Connectivity::Faces, |at| inside[at] == 0);
+        let mut open = vec![false; gaps.count()];
+        for run in &gaps.runs {
+            let [i, j, k] = [run.voxels.start % ni, run.voxels.start / ni % nj, run.voxels.start / (ni * nj)];
+            let on_border = i == 0
+                || run.voxels.end % ni == 0
+                || j == 0
+                || j == nj - 1
+                || (thickness > 1 && (k == 0 || k == thickness - 1));
+            open[run.component] |= on_border;
+        }
+        let out = &mut out.samples_mut()[slab];
+        for run in gaps.runs.iter().filter(|run| !open[run.component]) {
+            out[run.voxels.clone()].fill(1);
+        }
+    }
+    out
+}
+
+/// Otsu's threshold (IEEE Trans. SMC 9:62, 1979) over 256 bins from the least to the largest value.
+fn otsu(samples: &[f32]) -> f32 {
+    const BINS: usize = 256;
+    let (low, high) = samples
+        .iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &s| (low.min(s), high.max(s)));
+    let width = f64::from(high) - f64::from(low);
+    let mut histogram = [0_u64; BINS];
+    for &s in samples {
+        let bin = (f64::from(s) - f64::from(low)) / width * BINS as f64;
+        histogram[(bin as usize).min(BINS - 1)] += 1;
+    }
+    let all = samples.len() as f64;
+    let sum: f64 = histogram.iter().enumerate().map(|(bin, &n)| bin as f64 * n as f64).sum();
+    let (mut below, mut sum_below, mut best) = (0.0, 0.0, (0.0, 0));
+    for (bin, &n) in histogram.iter().enumerate().take(BINS - 1) {
+        below += n as f64;
+        sum_below += bin as f64 * n as f64;
+        if below == 0.0 || below == all {
+            continue;
+        }
+        let apart = sum_below / below - (sum - sum_below) / (all - below);
+        let between = below * (all - below) * apart * apart;
+        if between > best.0 {
+            best = (between, bin);
+        }
+    }
+    (f64::from(low) + width * (best.1 + 1) as f64 / BINS as f64) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::{DAffine3, DVec3};
+
+    use super::*;
+    use crate::grid::Grid;
+
+    /// A ball of `radius_mm` in a 200 mm cube of 4 mm voxels; the values inside and outside.
+    fn ball(radius_mm: f64, inside: f32, outside: impl Fn(usize) -> f32) -> Volume<f32> {
+        let grid = Grid::new([50, 50, 50], DAffine3::from_scale(DVec3::splat(4.0))).unwrap();
+        let mut n = 0;
+        Volume::from_fn(grid, |at| {
+            n += 1;
+            let away = (grid.centre_of(at).0 - DVec3::splat(98.0)).length();
+            if away < radius_mm { inside } else { outside(n) }
+        })
+    }
+
+    fn volume_ml(mask: &Volume<u8>) -> f64 {
+        mask.samples().iter().filter(|&&m| m == 1).count() as f64 * mask.grid().voxel_ml()
+    }
+
+    #[test]
+    fn a_ball_of_brain_size_on_an_exact_background_is_a_brain_and_its_holes_are_filled() {
+        let mut scan = ball(67.0, 100.0, |_| 0.0);
+        let centre = scan.grid().offset([25, 25, 25]);
+        scan.samples_mut()[centre] = 0.0;
+        let found = foreground(&scan).unwrap();
+        assert_eq!(found.extent, Extent::Brain);
+        assert_eq!(found.mask.samples()[centre], 1);
+        assert!((volume_ml(&found.mask) - 1260.0).abs() < 30.0, "{}", volume_ml(&found.mask));
+    }
+
+    #[test]
+    fn a_head_s_size_or_a_noisy_background_makes_it_a_head() {
+        let large = foreground(&ball(90.0, 100.0, |_| 0.0)).unwrap();
+        assert_eq!(large.extent, Extent::Head);
+        let noisy = foreground(&ball(67.0, 100.0, |n| (n % 7) as f32)).unwrap();
+        assert_eq!(noisy.extent, Extent::Head);
+        assert!((volume_ml(&noisy.mask) - 1260.0).abs() < 30.0, "{}", volume_ml(&noisy.mask));
+    }
+
+    #[test]
+    fn small_pieces_away_from_the_brain_are_left_out() {
+        let mut scan = ball(67.0, 100.0, |_| 0.0);
+        scan.samples_mut()[5] = 50.0;
+        let found = foreground(&scan).unwrap();
+        assert_eq!(found.mask.samples()[5], 0);
+    }
+
+    #[test]
+    fn a_constant_image_is_refused() {
+        assert!(foreground(&ball(67.0, 3.0, |_| 3.0)).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! Bytes to a scan.
+use nifti::volume::inmem::InMemNiftiVolume;
+use nifti::DataElement;
+
+use super::affine::Placement;
+use super::header::{Datatype, Header};
+use super::{Error, Limits, unpack};
+use crate::volume::Volume;
+
+/// One decoded image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scan {
+    /// Its values (slope and intercept applied) on its own grid, in file order.
+    pub volume: Volume<f32>,
+    /// What its header said.
+    pub header: Header,
+    /// Where it lies, and how that is known.
+    pub placement: Placement,
+    /// Voxels that held NaN or an infinity; they are 0 in `volume`.
+    pub non_finite: usize,
+}
+
+/// Decodes a `.nii` or `.nii.gz` file (told apart by content).
+///
+/// Values are `slope · stored + intercept`, computed in f64 and kept as f32.
+///
+/// # Errors
+/// Every [`Error`]: what the header promises is checked before it is unpacked, and what is
+/// unpacked is held against the header.
+pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
+    let (header, data) = unpack::header_and_data(file, limits)?;
+    let placement = header.spatial.placement(header.shape)?;
+    let mut samples = match header.datatype {
+        Datatype::Uint8 => values::<u8>(&header, data, f64::from),
+        Datatype::Int8 => values::<i8>(&header, data, f64::from),
+        Datatype::Uint16 => values::<u16>(&header, data, f64::from),
+        Datatype::Int16 => values::<i16>(&header, data, f64::from),
+        Datatype::Uint32 => values::<u32>(&header, data, f64::from),
+        Datatype::Int32 => values::<i32>(&header, data, f64::from),
+        Datatype::Uint64 => values::<u64>(&header, data, |v| v as f64),
+        Datatype::Int64 => values::<i64>(&header, data, |v| v as f64),
+        Datatype::Float32 => values::<f32>(&header, data, f64::from),
+        Datatype::Float64 => values::<f64>(&header, data, |v| v),
+    }?;
+    let mut non_finite: usize = 0;
+    for sample in &mut samples {
+        if !sample.is_finite() {
+            *sample = 0.0;
+            non_finite = non_finite.saturating_add(1);
+        }
+    }
+    let needed = header.data_bytes();
+    let volume = Volume::new(placement.grid, samples)
+        .map_err(|_| Error::DataTruncated { found: 0, needed })?;
+    Ok(Scan { volume, header, placement, non_finite })
+}
+
+/// Stored numbers to values, through the `nifti` crate's typed view of the bytes.
+fn values<T: DataElement + Copy>(
+    header: &Header,
+    data: Vec<u8>,
+    widen: impl Fn(T) -> f64,
+) -> Result<Vec<f32>, Error> {
+    let found = data.len();
+    let truncated = |_| Error::DataTruncated { found, needed: header.data_bytes() };
+    let [i, j, k] = header.shape.map(|n| u16::try_from(n).unwrap_or(u16::MAX));
+    let stored = InMemNiftiVolume::from_raw_fields(
+        [3, i, j, k, 1, 1, 1, 1],
+        header.datatype.nifti(),
+        1.0,
+        0.0,
+        data,
+        header.endianness,
+    )
+    .and_then(InMemNiftiVolume::into_nifti_typed_data::<T>)
+    .map_err(truncated)?;
+    let (slope, intercept) = (header.slope, header.intercept);
+    let value = |v: &T| (widen(*v) * slope + intercept) as f32;
+    Ok(stored.iter().map(value).collect())
+}

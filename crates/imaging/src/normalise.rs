@@ -1,0 +1,153 @@
+//! Intensities as the network was taught to see them.
+//!
+//! Scanners give intensities in units of their own. Each contrast is shifted and scaled by figures
+//! that lesions and the rim of a brain mask hardly move: the median and the interquartile range of
+//! the brain. The network's training uses this same definition.
+use crate::volume::Volume;
+
+/// The interquartile range of a normal distribution in standard deviations.
+const IQR_OF_NORMAL: f64 = 1.349;
+
+/// How a contrast is normalised; the values come from `model.toml`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalisation {
+    /// Normalised values below the first are raised to it, above the second lowered to it.
+    pub clip: [f32; 2],
+    /// The value of every voxel outside the brain.
+    pub outside_brain: f32,
+}
+
+/// What was found and applied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// Becomes 0.
+    pub median: f64,
+    /// (75 % quantile − 25 % quantile) / 1.349; becomes 1.
+    pub deviation: f64,
+}
+
+/// The brain holds no contrast.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("half of the brain's voxels have the value {median}: there is no contrast to work with")]
+pub struct NoContrast {
+    median: f64,
+}
+
+/// Normalises `image` in place: `(value − median) / deviation` inside `brain`, clipped.
+///
+/// Median and quartiles (linear between order statistics, as numpy's default) are taken over the
+/// brain's voxels that are not exactly 0, since zeros lie outside the field of view or are what
+/// another stripping left out.
+///
+/// # Errors
+/// [`NoContrast`] if the interquartile range is 0 or there is no such voxel; the image is then
+/// unchanged.
+///
+/// # Panics
+/// If `brain` has not as many voxels as `image`.
+pub fn normalise(
+    image: &mut Volume<f32>,
+    brain: &Volume<u8>,
+    how: Normalisation,
+) -> Result<Scale, NoContrast> {
+    let inside = brain.samples();
+    let mut values: Vec<f32> = image
+        .samples()
+        .iter()
+        .zip(inside)
+        .filter(|&(&value, &inside)| inside != 0 && value != 0.0)
+        .map(|(&value, _)| value)
+        .collect();
+    if values.is_empty() {
+        return Err(NoContrast { median: 0.0 });
+    }
+    let [low, median, high] = [0.25, 0.5, 0.75].map(|q| quantile(&mut values, q));
+    let deviation = (high - low) / IQR_OF_NORMAL;
+    if deviation <= 0.0 {
+        return Err(NoContrast { median });
+    }
+    for (value, &inside) in image.samples_mut().iter_mut().zip(inside) {
+        *value = if inside == 0 {
+            how.outside_brain
+        } else {
+            let scaled = (f64::from(*value) - median) / deviation;
+            (scaled as f32).clamp(how.clip[0], how.clip[1])
+        };
+    }
+    Ok(Scale { median, deviation })
+}
+
+/// The `q` quantile (0 to 1) of `values`, linear between neighbours (Hyndman and Fan, type 7).
+///
+/// Reorders `values`.
+///
+/// # Panics
+/// If `values` is empty.
+#[must_use]
+pub fn quantile(values: &mut [f32], q: f64) -> f64 {
+    let place = (values.len() - 1) as f64 * q;
+    let below = place.floor() as usize;
+    let (_, &mut low, above) = values.select_nth_unstable_by(below, f32::total_cmp);
+    let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(low);
+    f64::from(low) + (f64::from(high) - f64::from(low)) * (place - below as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::DAffine3;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::grid::Grid;
+
+    const HOW: Normalisation = Normalisation { clip: [-4.0, 8.0], outside_brain: -4.0 };
+
+    fn volume(values: &[f32]) -> Volume<f32> {
+        let grid = Grid::new([values.len(), 1, 1], DAffine3::IDENTITY).unwrap();
+        Volume::new(grid, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn quantiles_lie_between_order_statistics_as_numpy_puts_them() {
+        let mut values = [7.0, 1.0, 3.0, 2.0];
+        assert!((quantile(&mut values, 0.25) - 1.75).abs() < 1e-12);
+        assert!((quantile(&mut values, 0.5) - 2.5).abs() < 1e-12);
+        assert!((quantile(&mut values, 1.0) - 7.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_brain_is_centred_and_scaled_and_zeros_in_it_do_not_count() {
+        let mut image = volume(&[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 999.0]);
+        let brain = volume(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]).map(|v| v as u8);
+        let scale = normalise(&mut image, &brain, HOW).unwrap();
+        assert_eq!(scale.median, 30.0);
+        assert!((scale.deviation - 20.0 / 1.349).abs() < 1e-12);
+        let out = image.samples();
+        assert_eq!((out[3], out[6]), (0.0, -4.0));
+        assert!((out[0] + 30.0 * 1.349 / 20.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_brain_without_contrast_is_refused() {
+        let mut image = volume(&[5.0, 5.0, 5.0, 5.0]);
+        let brain = volume(&[1.0; 4]).map(|v| v as u8);
+        assert!(normalise(&mut image, &brain, HOW).is_err());
+        assert!(normalise(&mut volume(&[0.0; 4]), &brain, HOW).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn another_scanner_s_units_give_the_same_values(gain in 0.01_f32..100.0,
+                                                        values in proptest::collection::vec(1.0_f32..1000.0, 8..60)) {
+            let brain = volume(&vec![1.0; values.len()]).map(|v| v as u8);
+            let mut one = volume(&values);
+            let mut other = one.map(|v| v * gain);
+            if normalise(&mut one, &brain, HOW).is_ok() {
+                normalise(&mut other, &brain, HOW).unwrap();
+                for (a, b) in one.samples().iter().zip(other.samples()) {
+                    prop_assert!((a - b).abs() < 1e-3, "{a} {b}");
+                }
+            }
+        }
+    }
+}

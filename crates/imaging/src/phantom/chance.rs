@@ -1,0 +1,104 @@
+//! Chance without state: every draw is a hash of what it is for.
+//!
+//! A draw depends on its key alone, never on how many draws came before it or on which thread asks,
+//! so a head is the same whatever grid it is sampled on. The mixer is `SplitMix64`'s (Steele, Lea and
+//! Flood, OOPSLA 2014); good enough for pictures, not for statistics, not for secrets.
+use glam::{IVec3, Vec3};
+
+/// Mixes 64 bits so that each bit of the result depends on each bit of `x`.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// A source of draws, told apart from every other by its key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(mix(seed))
+    }
+
+    /// The source for one purpose; sources of different purposes are independent.
+    pub(super) fn of(self, purpose: u64) -> Self {
+        Self(mix(self.0 ^ purpose.wrapping_mul(0xD6E8_FEB8_6659_FD93)))
+    }
+
+    /// A number in 0..1.
+    pub(super) fn unit(self) -> f32 {
+        (self.0 >> 40) as f32 / (1_u32 << 24) as f32
+    }
+
+    /// A number in `low..high`.
+    pub(super) fn between(self, low: f32, high: f32) -> f32 {
+        low + (high - low) * self.unit()
+    }
+
+    /// A point in the box from `low` to `high`.
+    pub(super) fn point(self, low: Vec3, high: Vec3) -> Vec3 {
+        let unit = Vec3::new(self.of(1).unit(), self.of(2).unit(), self.of(3).unit());
+        low + (high - low) * unit
+    }
+
+    /// A direction, all equally likely.
+    pub(super) fn direction(self) -> Vec3 {
+        let z = self.of(1).between(-1.0, 1.0);
+        let around = self.of(2).between(0.0, std::f32::consts::TAU);
+        let r = (1.0 - z * z).max(0.0).sqrt();
+        Vec3::new(r * around.cos(), r * around.sin(), z)
+    }
+
+    /// Two independent numbers of the standard normal distribution (Box and Muller).
+    pub(super) fn normals(self) -> [f32; 2] {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        let around = ((self.0 & 0xFF_FFFF) as f32 / (1_u32 << 24) as f32) * std::f32::consts::TAU;
+        [radius * around.cos(), radius * around.sin()]
+    }
+
+    /// The source for one point of a lattice.
+    pub(super) fn at(self, cell: IVec3) -> Self {
+        let [x, y, z] = cell.to_array().map(|c| u64::from(c.cast_unsigned()));
+        Self(mix(self.0 ^ (x | y << 32)).wrapping_add(z.wrapping_mul(0x9E37_79B9_7F4A_7C15))).of(0)
+    }
+
+    /// Smooth noise in −1..1 at `p`, in cells: values on a unit lattice, blended in between.
+    pub(super) fn noise(self, p: Vec3) -> f32 {
+        let floor = p.floor();
+        let cell = floor.as_ivec3();
+        let t = p - floor;
+        let t = t * t * (Vec3::splat(3.0) - 2.0 * t);
+        let value = |x, y, z| self.at(cell + IVec3::new(x, y, z)).unit();
+        let along = |y, z| value(0, y, z) + (value(1, y, z) - value(0, y, z)) * t.x;
+        let plane = |z| along(0, z) + (along(1, z) - along(0, z)) * t.y;
+        2.0 * (plane(0) + (plane(1) - plane(0)) * t.z) - 1.0
+    }
+}
+
+/// A random field of one wavelength: a sum of plane waves, mean 0, variance 1.
+///
+/// Its zero set is a maze of sheets half a wavelength apart, which is what sulci look like.
+#[derive(Debug, Clone)]
+pub(super) struct Waves {
+    /// Wave vector (radians per mm) and phase of each.
+    waves: Vec<(Vec3, f32)>,
+    amplitude: f32,
+}
+
+impl Waves {
+    /// `n` waves of about `wavelength_mm`; `spread` is the relative spread of their lengths.
+    pub(super) fn new(chance: Chance, n: u64, wavelength_mm: f32, spread: f32) -> Self {
+        let wave = |i| {
+            let draw = chance.of(i);
+            let k = std::f32::consts::TAU / (wavelength_mm * draw.of(1).between(1.0 - spread, 1.0 + spread));
+            (draw.of(2).direction() * k, draw.of(3).between(0.0, std::f32::consts::TAU))
+        };
+        Self { waves: (0..n).map(wave).collect(), amplitude: (2.0 / n as f32).sqrt() }
+    }
+
+    pub(super) fn at(&self, p: Vec3) -> f32 {
+        self.amplitude * self.waves.iter().map(|(k, phase)| (k.dot(p) + phase).cos()).sum::<f32>()
+    }
+}

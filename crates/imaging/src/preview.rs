@@ -1,0 +1,378 @@
+//! The picture of a result: the FLAIR through its largest lesions, with their outlines.
+//!
+//! Each row shows one lesion in three planes, each where the lesion is widest, cut along the world's axes
+//! whatever the scan's, in the radiological convention: the patient's right is on the left of axial
+//! and coronal planes, the front on the left of sagittal ones. It is drawn from the scan itself, so
+//! a mask that were mirrored or shifted would be seen.
+use std::convert::Infallible;
+
+use embedded_graphics::mono_font::MonoTextStyle;
+use embedded_graphics::mono_font::iso_8859_1::{FONT_7X13, FONT_9X15_BOLD};
+use embedded_graphics::pixelcolor::Rgb888;
+use embedded_graphics::prelude::*;
+use embedded_graphics::primitives::{Line, PrimitiveStyle};
+use embedded_graphics::text::{Alignment, Text};
+use glam::{DAffine3, DMat3, DVec3};
+
+use crate::brain::foreground;
+use crate::grid::{Grid, GridError, WorldPoint};
+use crate::lesions::{Lesion, Lesions};
+use crate::normalise::quantile;
+use crate::resample::resample;
+use crate::volume::Volume;
+
+/// Millimetres of a pixel.
+const PIXEL_MM: f64 = 0.5;
+/// The most rows, one a lesion.
+const ROWS: usize = 3;
+/// Pixels between panels.
+const GAP: u32 = 8;
+/// Pixels of the line of text above each row.
+const CAPTION: u32 = 22;
+/// Millimetres of the scale bar.
+const BAR_MM: f64 = 50.0;
+/// The most pixels along a side of a panel: a field of view of 30 cm.
+const MAX_SIDE: f64 = 600.0;
+
+const TEXT: Rgb888 = Rgb888::new(230, 230, 230);
+const OUTLINE: Rgb888 = Rgb888::new(255, 96, 64);
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A plane could not be laid through the scan.
+    #[error("no plane through the scan: {0}")]
+    Plane(GridError),
+    /// The PNG encoder failed.
+    #[error("no picture: {0}")]
+    Png(png::EncodingError),
+}
+
+/// Draws the picture as a PNG.
+///
+/// `flair` and `lesions` lie on the same grid. With no lesions one row shows the middle of the head.
+///
+/// # Errors
+/// [`Error`]; neither is expected on a grid that a scan had.
+pub fn draw(flair: &Volume<f32>, lesions: &Lesions, notice: &str) -> Result<Vec<u8>, Error> {
+    let scene = Scene::of(flair, lesions);
+    let rows: Vec<Option<&Lesion>> = if lesions.items.is_empty() {
+        vec![None]
+    } else {
+        lesions.items.iter().take(ROWS).map(Some).collect()
+    };
+    let sizes = Plane::ALL.map(|plane| scene.size(plane));
+    let row_height = sizes.iter().map(|s| s.height).max().unwrap_or(0) + CAPTION + GAP;
+    let width = sizes.iter().map(|s| s.width).sum::<u32>() + 4 * GAP;
+    let mut canvas = Canvas::new(width, row_height * rows.len() as u32 + CAPTION);
+    for (n, lesion) in rows.iter().enumerate() {
+        let top = n as u32 * row_height;
+        let through = lesion.map_or(scene.middle, |l| widest(lesions, l));
+        canvas.text(&caption(*lesion, through), GAP, top + 15, Alignment::Left);
+        let mut left = GAP;
+        for (plane, size) in Plane::ALL.into_iter().zip(sizes) {
+            scene.draw_panel(&mut canvas, plane, through, Point::new(left as i32, (top + CAPTION) as i32))?;
+            left += size.width + GAP;
+        }
+    }
+    let total = format!(
+        "{} lesions, {:.2} ml     {notice}",
+        lesions.items.len(),
+        lesions.volume_ml()
+    );
+    canvas.text(&total, GAP, row_height * rows.len() as u32 + 14, Alignment::Left);
+    canvas.png()
+}
+
+fn caption(lesion: Option<&Lesion>, through: DVec3) -> String {
+    let [x, y, z] = through.to_array();
+    match lesion {
+        Some(l) => format!(
+            "lesion {}: {:.2} ml, largest extent {:.0} mm, at x {x:+.0}, y {y:+.0}, z {z:+.0} mm (RAS)",
+            l.id, l.volume_ml, l.largest_extent_mm
+        ),
+        None => format!("no lesion found: planes through x {x:+.0}, y {y:+.0}, z {z:+.0} mm (RAS)"),
+    }
+}
+
+/// The point whose three planes each cut the lesion where it has most voxels, to the millimetre.
+fn widest(lesions: &Lesions, lesion: &Lesion) -> DVec3 {
+    let grid = lesions.instances.grid();
+    let [low, high] = lesion.bbox.map(|corner| corner.0);
+    let mut voxels = (high - low).to_array().map(|mm| vec![0_usize; mm as usize + 1]);
+    for (offset, &id) in lesions.instances.samples().iter().enumerate() {
+        if id == lesion.id {
+            let at = (grid.centre_of(grid.index(offset)).0 - low).to_array();
+            for (along, mm) in voxels.iter_mut().zip(at) {
+                let last = along.len() - 1;
+                along[(mm.max(0.0) as usize).min(last)] += 1;
+            }
+        }
+    }
+    let best = voxels.map(|along| {
+        let most = along.iter().max().copied().unwrap_or(0);
+        along.iter().position(|&n| n == most).unwrap_or(0) as f64 + 0.5
+    });
+    low + DVec3::from(best)
+}
+
+/// A cut through the head.
+#[derive(Debug, Clone, Copy)]
+enum Plane {
+    Axial,
+    Coronal,
+    Sagittal,
+}
+
+impl Plane {
+    const ALL: [Self; 3] = [Self::Axial, Self::Coronal, Self::Sagittal];
+
+    /// World directions of a step to the right and of a step down on the picture.
+    fn directions(self) -> (DVec3, DVec3) {
+        match self {
+            Self::Axial => (DVec3::NEG_X, DVec3::NEG_Y),
+            Self::Coronal => (DVec3::NEG_X, DVec3::NEG_Z),
+            Self::Sagittal => (DVec3::NEG_Y, DVec3::NEG_Z),
+        }
+    }
+
+    /// What lies on the left and on the right.
+    fn sides(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Axial | Self::Coronal => ("R", "L"),
+            Self::Sagittal => ("A", "P"),
+        }
+    }
+}
+
+/// What all panels share.
+struct Scene<'a> {
+    flair: &'a Volume<f32>,
+    lesions: Volume<f32>,
+    /// World box of the head.
+    low: DVec3,
+    high: DVec3,
+    middle: DVec3,
+    /// Values shown black and white.
+    window: [f64; 2],
+}
+
+impl<'a> Scene<'a> {
+    fn of(flair: &'a Volume<f32>, lesions: &Lesions) -> Self {
+        let grid = flair.grid();
+        let shape = grid.shape();
+        let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+        let mut include = |at: [usize; 3]| {
+            let WorldPoint(at) = grid.centre_of(at);
+            low = low.min(at);
+            high = high.max(at);
+        };
+        let mut shown: Vec<f32> = Vec::new();
+        if let Ok(head) = foreground(flair) {
+            for (row, inside) in head.mask.samples().chunks_exact(shape[0]).enumerate() {
+                let (j, k) = (row % shape[1], row / shape[1]);
+                if let Some(first) = inside.iter().position(|&m| m != 0) {
+                    include([first, j, k]);
+                    include([inside.iter().rposition(|&m| m != 0).unwrap_or(first), j, k]);
+                }
+            }
+            let values = flair.samples().iter().zip(head.mask.samples());
+            shown = values.filter(|(_, m)| **m != 0).map(|(v, _)| *v).step_by(7).collect();
+        }
+        if shown.is_empty() {
+            include([0, 0, 0]);
+            include(shape.map(|n| n - 1));
+            shown = vec![0.0, 1.0];
+        }
+        let margin = DVec3::splat(5.0);
+        let window = [quantile(&mut shown, 0.005), quantile(&mut shown, 0.997)];
+        Self {
+            flair,
+            lesions: lesions.instances.map(|id| if id == 0 { 0.0 } else { 1.0 }),
+            low: low - margin,
+            high: high + margin,
+            middle: (low + high) / 2.0,
+            window,
+        }
+    }
+
+    fn size(&self, plane: Plane) -> Size {
+        let (right, down) = plane.directions();
+        let extent = self.high - self.low;
+        let pixels = |along: DVec3| (extent.dot(along.abs()) / PIXEL_MM).clamp(32.0, MAX_SIDE) as u32;
+        Size::new(pixels(right), pixels(down))
+    }
+
+    fn draw_panel(&self, canvas: &mut Canvas, plane: Plane, through: DVec3, at: Point) -> Result<(), Error> {
+        let size = self.size(plane);
+        let grid = self.plane_grid(plane, through, size)?;
+        let (image, _) = resample(self.flair, &grid, self.window[0] as f32);
+        let (inside, _) = resample(&self.lesions, &grid, 0.0);
+        let [black, white] = self.window;
+        let (width, height) = (size.width as usize, size.height as usize);
+        for y in 0..height {
+            for x in 0..width {
+                let value = f64::from(image.at([x, y, 0]));
+                let grey = ((value - black) / (white - black).max(1e-9) * 255.0).clamp(0.0, 255.0) as u8;
+                let here = inside.at([x, y, 0]) >= 0.5;
+                let next_differs = (x + 1 < width && (inside.at([x + 1, y, 0]) >= 0.5) != here)
+                    || (y + 1 < height && (inside.at([x, y + 1, 0]) >= 0.5) != here);
+                let colour = if next_differs { OUTLINE } else { Rgb888::new(grey, grey, grey) };
+                canvas.set(at + Point::new(x as i32, y as i32), colour);
+            }
+        }
+        Self::draw_marks(canvas, plane, at, size);
+        Ok(())
+    }
+
+    /// The plane as a grid of one slice: i to the right, j downwards.
+    fn plane_grid(&self, plane: Plane, through: DVec3, size: Size) -> Result<Grid, Error> {
+        let (right, down) = plane.directions();
+        // The corner from which `right` and `down` lead into the head.
+        let start = DVec3::select(right.cmplt(DVec3::ZERO) | down.cmplt(DVec3::ZERO), self.high, self.low);
+        let across = right.cross(down).abs();
+        let corner = start * (DVec3::ONE - across) + through * across;
+        let matrix3 = DMat3::from_cols(right, down, right.cross(down)) * PIXEL_MM;
+        let affine = DAffine3 { matrix3, translation: corner };
+        Grid::new([size.width as usize, size.height as usize, 1], affine).map_err(Error::Plane)
+    }
+
+    fn draw_marks(canvas: &mut Canvas, plane: Plane, at: Point, size: Size) {
+        let (left, right) = plane.sides();
+        let middle = at.y as u32 + size.height / 2;
+        canvas.text(left, at.x as u32 + 4, middle, Alignment::Left);
+        canvas.text(right, at.x as u32 + size.width - 4, middle, Alignment::Right);
+        let bar = (BAR_MM / PIXEL_MM) as i32;
+        let foot = Point::new(at.x + 8, at.y + size.height as i32 - 8);
+        canvas.line(foot, foot + Point::new(bar, 0));
+        canvas.line(foot + Point::new(0, -4), foot + Point::new(0, 4));
+        canvas.line(foot + Point::new(bar, -4), foot + Point::new(bar, 4));
+        canvas.small("5 cm", foot + Point::new(bar / 2 - 14, -6));
+    }
+}
+
+/// An RGB picture to draw on.
+struct Canvas {
+    size: Size,
+    rgb: Vec<u8>,
+}
+
+impl Canvas {
+    fn new(width: u32, height: u32) -> Self {
+        Self { size: Size::new(width, height), rgb: vec![0; (width * height * 3) as usize] }
+    }
+
+    fn set(&mut self, at: Point, colour: Rgb888) {
+        let within = at.x >= 0 && at.y >= 0 && (at.x as u32) < self.size.width && (at.y as u32) < self.size.height;
+        if within {
+            let offset = 3 * (at.x as usize + at.y as usize * self.size.width as usize);
+            self.rgb[offset..offset + 3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
+        }
+    }
+
+    fn text(&mut self, text: &str, x: u32, y: u32, alignment: Alignment) {
+        let style = MonoTextStyle::new(&FONT_9X15_BOLD, TEXT);
+        let drawn = Text::with_alignment(text, Point::new(x as i32, y as i32), style, alignment).draw(self);
+        debug_assert!(drawn.is_ok());
+    }
+
+    fn small(&mut self, text: &str, at: Point) {
+        let drawn = Text::new(text, at, MonoTextStyle::new(&FONT_7X13, TEXT)).draw(self);
+        debug_assert!(drawn.is_ok());
+    }
+
+    fn line(&mut self, from: Point, to: Point) {
+        let drawn = Line::new(from, to).into_styled(PrimitiveStyle::with_stroke(TEXT, 1)).draw(self);
+        debug_assert!(drawn.is_ok());
+    }
+
+    fn png(self) -> Result<Vec<u8>, Error> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, self.size.width, self.size.height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_compression(png::Compression::Fast);
+        let mut writer = encoder.write_header().map_err(Error::Png)?;
+        writer.write_image_data(&self.rgb).map_err(Error::Png)?;
+        writer.finish().map_err(Error::Png)?;
+        Ok(file)
+    }
+}
+
+impl OriginDimensions for Canvas {
+    fn size(&self) -> Size {
+        self.size
+    }
+}
+
+impl DrawTarget for Canvas {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(&mut self, pixels: I) -> Result<(), Infallible> {
+        for Pixel(at, colour) in pixels {
+            self.set(at, colour);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lesions::CountingRule;
+
+    /// A head of 2 mm voxels with a lesion on the patient's right side, in front, above the middle.
+    fn scene(reversed: bool) -> (Volume<f32>, Lesions) {
+        let x = if reversed { -2.0 } else { 2.0 };
+        let affine = DAffine3 {
+            matrix3: DMat3::from_diagonal(DVec3::new(x, 2.0, 2.0)),
+            translation: DVec3::new(-49.5 * x, -99.0, -99.0),
+        };
+        let grid = Grid::new([100, 100, 100], affine).unwrap();
+        let centre = DVec3::new(30.0, 20.0, 10.0);
+        let lesion = Volume::from_fn(grid, |at| f32::from((grid.centre_of(at).0 - centre).length() < 8.0));
+        let flair = Volume::from_fn(grid, |at| {
+            if grid.centre_of(at).0.length() < 60.0 { 100.0 + 50.0 * lesion.at(at) } else { 0.0 }
+        });
+        (flair, Lesions::find(&lesion, CountingRule { threshold: 0.5, min_lesion_ml: 0.0 }))
+    }
+
+    fn decode(file: &[u8]) -> (u32, Vec<u8>) {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
+        let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut rgb).unwrap();
+        (reader.info().width, rgb)
+    }
+
+    #[test]
+    fn the_patient_s_right_is_on_the_left_and_the_outline_around_the_lesion() {
+        for reversed in [false, true] {
+            let (flair, lesions) = scene(reversed);
+            let (width, rgb) = decode(&draw(&flair, &lesions, "not for diagnosis").unwrap());
+            let axial = Plane::ALL.map(|p| Scene::of(&flair, &lesions).size(p))[0];
+            let outline: Vec<(u32, u32)> = rgb
+                .chunks_exact(3)
+                .enumerate()
+                .filter(|(_, p)| *p == [255, 96, 64])
+                .map(|(n, _)| (n as u32 % width, n as u32 / width))
+                .filter(|&(x, _)| x < axial.width)
+                .collect();
+            assert!(outline.len() > 40, "{}", outline.len());
+            // Right of the patient, x = +30 of ±65 mm: a quarter from the left edge; front: upper half.
+            let mean_x = outline.iter().map(|p| f64::from(p.0)).sum::<f64>() / outline.len() as f64;
+            let mean_y = outline.iter().map(|p| f64::from(p.1)).sum::<f64>() / outline.len() as f64;
+            let x_mm = 65.0 - (mean_x - f64::from(GAP)) * PIXEL_MM;
+            let y_mm = 65.0 - (mean_y - f64::from(CAPTION)) * PIXEL_MM;
+            assert!((x_mm - 30.0).abs() < 2.0 && (y_mm - 20.0).abs() < 2.0, "{x_mm} {y_mm}");
+        }
+    }
+
+    #[test]
+    fn without_lesions_there_is_still_a_picture() {
+        let (flair, _) = scene(false);
+        let none = Lesions::find(&flair.map(|_| 0.0), CountingRule { threshold: 0.5, min_lesion_ml: 0.0 });
+        assert!(draw(&flair, &none, "not for diagnosis").unwrap().starts_with(b"\x89PNG"));
+    }
+}

@@ -1,0 +1,282 @@
+//! A volume brought onto another grid.
+//!
+//! Both ways of a study go through here: the contrasts onto the model's grid, and the probability
+//! back onto the FLAIR's own. Where two grids have the same voxels in another order, samples are
+//! copied and nothing is interpolated. Else the value is trilinear; where the new voxels are larger
+//! than the old ones it is the mean of evenly spread points within the new voxel, so that nothing
+//! thin is missed between samples. Registration is not done here: a transform may be passed in.
+use glam::{DAffine3, DVec3};
+use rayon::prelude::*;
+
+use crate::grid::{Grid, columns};
+use crate::volume::Volume;
+
+/// Grids whose corners agree to this many voxels hold the same voxels.
+const SAME_VOXELS: f64 = 1e-3;
+
+/// The most points along one axis of a new voxel.
+const MAX_POINTS: usize = 32;
+
+/// How a volume came onto a grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resampling {
+    /// Voxel for voxel, at most with its axes in another order or direction.
+    Exact,
+    /// Interpolated.
+    Linear,
+}
+
+/// Brings `source` onto `target`; points outside the source's field of view get `outside`.
+///
+/// The field of view reaches half a voxel beyond the outer voxels' centres; there the outer voxel's
+/// value is used. A new voxel that spans more than one old voxel along an axis of the target is the
+/// mean over as many points along that axis as it spans voxels (rounded up).
+#[must_use]
+pub fn resample(source: &Volume<f32>, target: &Grid, outside: f32) -> (Volume<f32>, Resampling) {
+    resample_moved(source, target, DAffine3::IDENTITY, outside)
+}
+
+/// As [`resample`], with `motion` taking world points of the target to world points of the source
+/// (the result of a registration), both RAS+ millimetres.
+#[must_use]
+pub fn resample_moved(
+    source: &Volume<f32>,
+    target: &Grid,
+    motion: DAffine3,
+    outside: f32,
+) -> (Volume<f32>, Resampling) {
+    let to_source = source.grid().affine().inverse() * motion * target.affine();
+    if let Some(steps) = Steps::exact(to_source, target.shape()) {
+        return (steps.copy(source, target, outside), Resampling::Exact);
+    }
+    (interpolate(source, target, to_source, outside), Resampling::Linear)
+}
+
+/// A map between voxels that only reorders, reverses and shifts axes by whole voxels.
+struct Steps {
+    /// Voxel of the source for voxel `[0, 0, 0]` of the target.
+    first: [isize; 3],
+    /// For each target axis: the source axis it follows, and +1 or −1.
+    axes: [(usize, isize); 3],
+}
+
+impl Steps {
+    /// The steps that `to_source` takes, if they are whole ones over all of `shape`.
+    #[expect(clippy::float_cmp, reason = "rounded numbers are compared")]
+    fn exact(to_source: DAffine3, shape: [usize; 3]) -> Option<Self> {
+        let first = to_source.translation.round();
+        let mut axes = [(0, 0); 3];
+        let mut rounded = [DVec3::ZERO; 3];
+        for (a, column) in columns(to_source.matrix3).into_iter().enumerate() {
+            let step = column.round();
+            let along = step.to_array().iter().position(|s| s.abs() == 1.0)?;
+            if step.abs().element_sum() != 1.0 || axes[..a].iter().any(|&(used, _)| used == along) {
+                return None;
+            }
+            axes[a] = (along, step[along] as isize);
+            rounded[a] = step;
+        }
+        let [x, y, z] = rounded;
+        let whole = DAffine3 { matrix3: glam::DMat3::from_cols(x, y, z), translation: first };
+        let far = DVec3::from(shape.map(|n| (n - 1) as f64));
+        let corners = [DVec3::ZERO, far, far * DVec3::X, far * DVec3::Y, far * DVec3::Z];
+        let apart = |at: DVec3| {
+            (to_source.transform_point3(at) - whole.transform_point3(at)).abs().max_element()
+        };
+        corners
+            .into_iter()
+            .all(|at| apart(at) < SAME_VOXELS)
+            .then_some(Self { first: first.to_array().map(|c| c as isize), axes })
+    }
+
+    fn copy(&self, source: &Volume<f32>, target: &Grid, outside: f32) -> Volume<f32> {
+        let shape = source.grid().shape();
+        let strides = [1, shape[0] as isize, (shape[0] * shape[1]) as isize];
+        let samples = source.samples();
+        let [ni, nj, _] = target.shape();
+        let mut out = Volume::filled(*target, outside);
+        out.samples_mut().par_chunks_mut(ni).enumerate().for_each(|(row, out)| {
+            let (j, k) = ((row % nj) as isize, (row / nj) as isize);
+            let mut at = self.first;
+            at[self.axes[1].0] += j * self.axes[1].1;
+            at[self.axes[2].0] += k * self.axes[2].1;
+            let (along, step) = self.axes[0];
+            let crosswise = (0..3).filter(|&a| a != along);
+            if crosswise.into_iter().any(|a| at[a] < 0 || at[a] >= shape[a] as isize) {
+                return;
+            }
+            let row_start: isize =
+                (0..3).filter(|&a| a != along).map(|a| at[a] * strides[a]).sum();
+            for (i, out) in out.iter_mut().enumerate() {
+                let place = at[along] + i as isize * step;
+                if (0..shape[along] as isize).contains(&place) {
+                    *out = samples[(row_start + place * strides[along]) as usize];
+                }
+            }
+        });
+        out
+    }
+}
+
+/// Offsets, in voxels of the target, of the points whose mean a new voxel is.
+fn points_within_a_voxel(to_source: DAffine3) -> Vec<DVec3> {
+    let counts = columns(to_source.matrix3).map(|step| {
+        // A hair above a whole number is rounding, not one more voxel.
+        let spans = (step.abs().max_element() - 1e-3).ceil() as usize;
+        spans.clamp(1, MAX_POINTS)
+    });
+    let place = |n: usize, of: usize| (n as f64 + 0.5) / of as f64 - 0.5;
+    let mut points = Vec::with_capacity(counts.iter().product());
+    for k in 0..counts[2] {
+        for j in 0..counts[1] {
+            for i in 0..counts[0] {
+                points.push(DVec3::new(
+                    place(i, counts[0]),
+                    place(j, counts[1]),
+                    place(k, counts[2]),
+                ));
+            }
+        }
+    }
+    points
+}
+
+fn interpolate(
+    source: &Volume<f32>,
+    target: &Grid,
+    to_source: DAffine3,
+    outside: f32,
+) -> Volume<f32> {
+    let starts: Vec<DVec3> = points_within_a_voxel(to_source)
+        .into_iter()
+        .map(|p| to_source.transform_point3(p))
+        .collect();
+    let [step_i, step_j, step_k] = columns(to_source.matrix3);
+    let share = 1.0 / starts.len() as f32;
+    let [ni, nj, _] = target.shape();
+    let mut out = Volume::filled(*target, 0.0);
+    out.samples_mut().par_chunks_mut(ni).enumerate().for_each(|(row, out)| {
+        let to_row = step_j * (row % nj) as f64 + step_k * (row / nj) as f64;
+        for &start in &starts {
+            let start = start + to_row;
+            for (i, out) in out.iter_mut().enumerate() {
+                *out += trilinear(source, start + step_i * i as f64).unwrap_or(outside);
+            }
+        }
+        for out in out {
+            *out *= share;
+        }
+    });
+    out
+}
+
+/// The trilinear value at a place in voxels of `source`; `None` outside its field of view.
+fn trilinear(source: &Volume<f32>, at: DVec3) -> Option<f32> {
+    let shape = source.grid().shape();
+    let mut low = [0_usize; 3];
+    let mut high = [0_usize; 3];
+    let mut part = [0_f32; 3];
+    for a in 0..3 {
+        let last = (shape[a] - 1) as f64;
+        let x = at[a];
+        // The comparison also sends NaN away; a hair outside is rounding.
+        let within = x >= -0.5 - 1e-9 && x <= last + 0.5 + 1e-9;
+        if !within {
+            return None;
+        }
+        let x = x.clamp(0.0, last);
+        low[a] = x as usize;
+        high[a] = (low[a] + 1).min(shape[a] - 1);
+        part[a] = (x - low[a] as f64) as f32;
+    }
+    let s = source.samples();
+    let (row, slice) = (shape[0], shape[0] * shape[1]);
+    let along_i = |j: usize, k: usize| {
+        let base = j * row + k * slice;
+        let (a, b) = (s[base + low[0]], s[base + high[0]]);
+        a + (b - a) * part[0]
+    };
+    let along_j = |k: usize| {
+        let (a, b) = (along_i(low[1], k), along_i(high[1], k));
+        a + (b - a) * part[1]
+    };
+    let (a, b) = (along_j(low[2]), along_j(high[2]));
+    Some(a + (b - a) * part[2])
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::DMat3;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::grid::{Orientation, VoxelPoint};
+
+    fn oriented(n: usize, shape: [usize; 3], spacing: [f64; 3], angle: f64) -> Grid {
+        let o = Orientation::all()[n];
+        let mut axes = [DVec3::ZERO; 3];
+        for a in 0..3 {
+            axes[a][o.world_axis[a]] = if o.reversed[a] { -spacing[a] } else { spacing[a] };
+        }
+        let turn = DMat3::from_euler(glam::EulerRot::XYZ, angle, -angle, angle / 2.0);
+        let matrix3 = turn * DMat3::from_cols(axes[0], axes[1], axes[2]);
+        Grid::new(shape, DAffine3 { matrix3, translation: DVec3::new(3.0, -7.0, 11.0) }).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn another_order_of_the_axes_loses_and_moves_nothing(n in 0_usize..48, angle in -0.5_f64..0.5) {
+            let grid = oriented(n, [5, 6, 7], [0.8, 1.1, 3.0], angle);
+            let volume = Volume::from_fn(grid, |[i, j, k]| (i + 10 * j + 100 * k) as f32);
+            let (there, how) = resample(&volume, &grid.canonical(), -1.0);
+            prop_assert_eq!(how, Resampling::Exact);
+            let (back, how) = resample(&there, &grid, -1.0);
+            prop_assert_eq!(how, Resampling::Exact);
+            prop_assert_eq!(back, volume);
+        }
+
+        #[test]
+        fn a_linear_ramp_keeps_its_value_at_every_world_point(n in 0_usize..48, angle in -0.5_f64..0.5,
+                                                              spacing in 0.6_f64..2.5) {
+            let ramp = |at: DVec3| (0.5 * at.x - 0.25 * at.y + 2.0 * at.z) as f32;
+            let grid = oriented(n, [24, 24, 24], [1.0, 1.0, 1.0], angle);
+            let volume = Volume::from_fn(grid, |at| ramp(grid.centre_of(at).0));
+            let target = oriented(5, [9, 9, 9], [spacing; 3], 0.1);
+            let centre = |g: &Grid, n: f64| g.world(VoxelPoint(DVec3::splat((n - 1.0) / 2.0))).0;
+            let shift = centre(&grid, 24.0) - centre(&target, 9.0);
+            let affine = DAffine3::from_translation(shift) * target.affine();
+            let target = Grid::new([9, 9, 9], affine).unwrap();
+            let (out, _) = resample(&volume, &target, f32::NAN);
+            for (offset, value) in out.samples().iter().enumerate() {
+                let at = grid.voxel(target.centre_of(target.index(offset))).0;
+                if at.min_element() > spacing && at.max_element() < 23.0 - spacing {
+                    let want = ramp(target.centre_of(target.index(offset)).0);
+                    prop_assert!((value - want).abs() < 1e-3, "{value} {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thin_lesion_between_the_new_voxels_centres_is_not_missed() {
+        let fine = Grid::new([1, 1, 40], DAffine3::IDENTITY).unwrap();
+        let thin = Volume::from_fn(fine, |[_, _, k]| f32::from(k == 20));
+        let thick = fine.with_spacing([1.0, 1.0, 4.0]).unwrap();
+        let (out, how) = resample(&thin, &thick, 0.0);
+        assert_eq!(how, Resampling::Linear);
+        let total: f32 = out.samples().iter().sum();
+        assert!((total - 0.25).abs() < 1e-6, "{:?}", out.samples());
+    }
+
+    #[test]
+    fn outside_the_field_of_view_lies_the_value_for_outside() {
+        let grid = Grid::new([4, 4, 4], DAffine3::IDENTITY).unwrap();
+        let volume = Volume::filled(grid, 2.0);
+        let shifted = Grid::new([4, 4, 4], DAffine3::from_translation(DVec3::new(2.2, 0.0, 0.0))).unwrap();
+        let (out, _) = resample(&volume, &shifted, -5.0);
+        assert_eq!(&out.samples()[..4], [2.0, 2.0, -5.0, -5.0]);
+        let whole = Grid::new([4, 4, 4], DAffine3::from_translation(DVec3::new(2.0, 0.0, 0.0))).unwrap();
+        let (out, how) = resample(&volume, &whole, -5.0);
+        assert_eq!((&out.samples()[..4], how), ([2.0, 2.0, -5.0, -5.0].as_slice(), Resampling::Exact));
+    }
+}

@@ -1,0 +1,260 @@
+//! The contrasts of one patient's examination, brought onto one grid.
+//!
+//! The grid is the FLAIR's: its axes in the order and direction nearest to RAS+, at the spacing that
+//! the model wants, cut to the box around the brain. Every image is resampled once, straight from
+//! its own grid. A contrast's place comes from its header; a rigid registration, once there is one,
+//! is one more factor in the map from the study's world points to the contrast's (`motion`).
+use std::fmt;
+
+use glam::DAffine3;
+use rayon::prelude::*;
+
+use crate::brain::{Extent, NothingThere, foreground};
+use crate::grid::{Grid, GridError, VoxelPoint};
+use crate::resample::{Resampling, resample, resample_moved};
+use crate::volume::Volume;
+
+/// Voxels around the brain's box that the network sees too.
+const MARGIN: usize = 4;
+/// Less of the brain than this inside another contrast's field of view is another place.
+const LEAST_COVERAGE: f64 = 0.01;
+
+/// The kinds of brain MRI that a study is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Contrast {
+    /// Fluid-attenuated inversion recovery: the one that every study needs.
+    Flair,
+    /// T1-weighted, before contrast agent.
+    T1w,
+    /// T2-weighted.
+    T2w,
+    /// Proton-density-weighted.
+    Pdw,
+    /// T1-weighted, after gadolinium.
+    T1gd,
+}
+
+impl Contrast {
+    /// Every contrast, FLAIR first.
+    pub const ALL: [Self; 5] = [Self::Flair, Self::T1w, Self::T2w, Self::Pdw, Self::T1gd];
+
+    /// The name on the wire, on the command line and in `model.toml`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flair => "flair",
+            Self::T1w => "t1w",
+            Self::T2w => "t2w",
+            Self::Pdw => "pdw",
+            Self::T1gd => "t1gd",
+        }
+    }
+
+    /// The contrast with that [`Contrast::name`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.name() == name)
+    }
+}
+
+impl fmt::Display for Contrast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A contrast beside the FLAIR as it was sent, and how it is moved.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Which contrast it is.
+    pub contrast: Contrast,
+    /// Its values on its own grid.
+    pub volume: Volume<f32>,
+    /// World points of the FLAIR to world points of this contrast, RAS+ millimetres.
+    pub motion: DAffine3,
+}
+
+impl Sent {
+    /// A contrast whose header is believed: no registration.
+    #[must_use]
+    pub fn by_header(contrast: Contrast, volume: Volume<f32>) -> Self {
+        Self { contrast, volume, motion: DAffine3::IDENTITY }
+    }
+}
+
+/// A contrast on the study's grid.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// Which contrast it is.
+    pub contrast: Contrast,
+    /// Its values (not normalised).
+    pub volume: Volume<f32>,
+    /// Whether voxels were copied or interpolated.
+    pub resampling: Resampling,
+    /// The share of the brain that lies within its field of view.
+    pub coverage: f64,
+}
+
+/// All contrasts on one grid.
+#[derive(Debug, Clone)]
+pub struct Study {
+    /// The box around the brain, near RAS+, at the model's spacing.
+    pub grid: Grid,
+    /// The contrasts, FLAIR first, then as they were given.
+    pub images: Vec<Placed>,
+    /// 1 in the brain (or head: see `extent`), 0 outside.
+    pub brain: Volume<u8>,
+    /// Whether `brain` is a brain or the whole head.
+    pub extent: Extent,
+}
+
+/// Why contrasts do not make a study.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The FLAIR shows nothing.
+    #[error("flair: {0}")]
+    NothingThere(NothingThere),
+    /// The model's spacing does not suit the FLAIR.
+    #[error("flair at the model's spacing: {0}")]
+    Grid(GridError),
+    /// A contrast that shows another place.
+    #[error("{contrast} covers {:.1} % of the brain on the flair: by their headers they show different places", coverage * 100.0)]
+    Elsewhere {
+        /// The contrast.
+        contrast: Contrast,
+        /// The share of the brain within its field of view.
+        coverage: f64,
+    },
+}
+
+/// Brings the contrasts of a study onto one grid, that of the FLAIR at `spacing_mm`.
+///
+/// # Errors
+/// Each [`Error`].
+pub fn assemble(
+    flair: &Volume<f32>,
+    others: Vec<Sent>,
+    spacing_mm: [f64; 3],
+) -> Result<Study, Error> {
+    let field = flair.grid().canonical().with_spacing(spacing_mm).map_err(Error::Grid)?;
+    let (image, resampling) = resample(flair, &field, 0.0);
+    let head = foreground(&image).map_err(Error::NothingThere)?;
+    let (start, shape) = box_around(&head.mask).unwrap_or(([0; 3], field.shape()));
+    let grid = field.crop(start, shape).map_err(Error::Grid)?;
+    let brain = head.mask.cropped(start, grid, 0);
+    let image = image.cropped(start, grid, 0.0);
+    let mut images =
+        vec![Placed { contrast: Contrast::Flair, volume: image, resampling, coverage: 1.0 }];
+    let placed: Result<Vec<Placed>, Error> =
+        others.into_par_iter().map(|other| place(&other, &grid, &brain)).collect();
+    images.extend(placed?);
+    Ok(Study { grid, images, brain, extent: head.extent })
+}
+
+fn place(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> Result<Placed, Error> {
+    let coverage = coverage(sent, grid, brain);
+    if coverage < LEAST_COVERAGE {
+        return Err(Error::Elsewhere { contrast: sent.contrast, coverage });
+    }
+    let (volume, resampling) = resample_moved(&sent.volume, grid, sent.motion, 0.0);
+    Ok(Placed { contrast: sent.contrast, volume, resampling, coverage })
+}
+
+/// The share of the brain's voxels (every 97th is asked) within a contrast's field of view.
+fn coverage(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> f64 {
+    let to_sent = sent.volume.grid().affine().inverse() * sent.motion * grid.affine();
+    let shape = sent.volume.grid().shape();
+    let (mut within, mut all) = (0_usize, 0_usize);
+    for (offset, _) in brain.samples().iter().enumerate().filter(|(_, b)| **b != 0).step_by(97) {
+        let at = VoxelPoint(glam::DVec3::from(grid.index(offset).map(|n| n as f64)));
+        let there = to_sent.transform_point3(at.0);
+        let inside = |a: usize| (-0.51..=shape[a] as f64 - 0.49).contains(&there[a]);
+        within += usize::from((0..3).all(inside));
+        all += 1;
+    }
+    within as f64 / all.max(1) as f64
+}
+
+/// The box around a mask with its margin, cut to the volume: first voxel and shape.
+fn box_around(mask: &Volume<u8>) -> Option<([isize; 3], [usize; 3])> {
+    let shape = mask.grid().shape();
+    let (mut low, mut high) = ([usize::MAX; 3], [0; 3]);
+    for (row, samples) in mask.samples().chunks_exact(shape[0]).enumerate() {
+        let Some(first) = samples.iter().position(|&m| m != 0) else { continue };
+        let last = samples.iter().rposition(|&m| m != 0).unwrap_or(first);
+        for (a, (from, to)) in
+            [(first, last), (row % shape[1], row % shape[1]), (row / shape[1], row / shape[1])]
+                .into_iter()
+                .enumerate()
+        {
+            low[a] = low[a].min(from);
+            high[a] = high[a].max(to);
+        }
+    }
+    if low[0] == usize::MAX {
+        return None;
+    }
+    let start = low.map(|n| n.saturating_sub(MARGIN));
+    let end = [0, 1, 2].map(|a| (high[a] + 1 + MARGIN).min(shape[a]));
+    Some((start.map(|n| n as isize), [0, 1, 2].map(|a| end[a] - start[a])))
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::DVec3;
+
+    use super::*;
+
+    /// A ball of brain on nothing, 2 mm voxels, its middle at the origin of the world.
+    fn ball(value: f32) -> Volume<f32> {
+        let affine = DAffine3 {
+            matrix3: glam::DMat3::from_diagonal(DVec3::new(-2.0, 2.0, 2.0)),
+            translation: DVec3::new(99.0, -99.0, -99.0),
+        };
+        let grid = Grid::new([100, 100, 100], affine).unwrap();
+        Volume::from_fn(grid, |at| {
+            let away = grid.centre_of(at).0.length();
+            if away < 60.0 { value + away as f32 } else { 0.0 }
+        })
+    }
+
+    #[test]
+    fn contrasts_on_other_grids_meet_at_the_same_world_points() {
+        let flair = ball(10.0);
+        let moved = Grid::new([80, 80, 80], DAffine3 {
+            matrix3: glam::DMat3::from_rotation_z(0.3) * 1.7,
+            translation: glam::DMat3::from_rotation_z(0.3) * DVec3::splat(-1.7 * 39.5),
+        }).unwrap();
+        let other = Volume::from_fn(moved, |at| 100.0 + moved.centre_of(at).0.length() as f32);
+        let study = assemble(&flair, vec![Sent::by_header(Contrast::T1w, other)], [1.0; 3]).unwrap();
+        assert_eq!(study.images[0].contrast, Contrast::Flair);
+        assert_eq!(study.extent, Extent::Brain);
+        assert_eq!(study.grid.orientation().to_string(), "RAS");
+        for (offset, _) in study.brain.samples().iter().enumerate().step_by(1009) {
+            let away = study.grid.centre_of(study.grid.index(offset)).0.length();
+            if (8.0..50.0).contains(&away) {
+                let values = [0, 1].map(|n| f64::from(study.images[n].volume.samples()[offset]));
+                assert!((values[0] - 10.0 - away).abs() < 0.2, "{values:?} {away}");
+                assert!((values[1] - 100.0 - away).abs() < 0.2, "{values:?} {away}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_grid_is_the_box_around_the_brain_with_its_margin() {
+        let study = assemble(&ball(10.0), Vec::new(), [2.0; 3]).unwrap();
+        assert_eq!(study.grid.shape(), [60 + 2 * MARGIN; 3]);
+        assert_eq!(study.images[0].resampling, Resampling::Exact);
+    }
+
+    #[test]
+    fn a_contrast_of_another_place_is_refused() {
+        let there = DAffine3::from_translation(DVec3::new(500.0, 0.0, 0.0));
+        let far = ball(1.0);
+        let grid = Grid::new(far.grid().shape(), there * far.grid().affine()).unwrap();
+        let far = Volume::new(grid, far.into_samples()).unwrap();
+        let refused = assemble(&ball(1.0), vec![Sent::by_header(Contrast::T2w, far)], [2.0; 3]);
+        assert!(matches!(refused, Err(Error::Elsewhere { contrast: Contrast::T2w, .. })));
+    }
+}

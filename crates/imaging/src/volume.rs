@@ -1,0 +1,161 @@
+//! Samples on a grid.
+//!
+//! A [`Volume`] owns its samples in file order (i runs fastest) and knows where they lie. It does
+//! not interpolate ([`crate::resample`]) and knows no file format ([`crate::nifti`]).
+use crate::grid::{Grid, VoxelIndex};
+
+/// Samples of one kind on a [`Grid`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volume<T> {
+    grid: Grid,
+    samples: Vec<T>,
+}
+
+/// The samples are not as many as the grid has voxels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{samples} samples on a grid of {voxels} voxels")]
+pub struct LengthMismatch {
+    samples: usize,
+    voxels: usize,
+}
+
+impl<T: Copy> Volume<T> {
+    /// Puts `samples` (i fastest) on `grid`.
+    ///
+    /// # Errors
+    /// [`LengthMismatch`] if there is not one sample for each voxel.
+    pub fn new(grid: Grid, samples: Vec<T>) -> Result<Self, LengthMismatch> {
+        if samples.len() == grid.voxels() {
+            Ok(Self { grid, samples })
+        } else {
+            Err(LengthMismatch { samples: samples.len(), voxels: grid.voxels() })
+        }
+    }
+
+    /// A volume with the same value everywhere.
+    #[must_use]
+    pub fn filled(grid: Grid, value: T) -> Self {
+        Self { grid, samples: vec![value; grid.voxels()] }
+    }
+
+    /// A volume whose value at each voxel is computed from the voxel's index.
+    #[must_use]
+    pub fn from_fn(grid: Grid, mut value: impl FnMut(VoxelIndex) -> T) -> Self {
+        let [ni, nj, nk] = grid.shape();
+        let mut samples = Vec::with_capacity(grid.voxels());
+        for k in 0..nk {
+            for j in 0..nj {
+                samples.extend((0..ni).map(|i| value([i, j, k])));
+            }
+        }
+        Self { grid, samples }
+    }
+
+    /// Where the samples lie.
+    #[must_use]
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// The samples, i fastest.
+    #[must_use]
+    pub fn samples(&self) -> &[T] {
+        &self.samples
+    }
+
+    /// The samples, i fastest, to be changed in place.
+    pub fn samples_mut(&mut self) -> &mut [T] {
+        &mut self.samples
+    }
+
+    /// Gives the samples away.
+    #[must_use]
+    pub fn into_samples(self) -> Vec<T> {
+        self.samples
+    }
+
+    /// The sample of a voxel.
+    ///
+    /// # Panics
+    /// If `at` is outside the grid.
+    #[must_use]
+    pub fn at(&self, at: VoxelIndex) -> T {
+        self.samples[self.grid.offset(at)]
+    }
+
+    /// The same grid with each sample replaced by what `f` makes of it.
+    #[must_use]
+    pub fn map<U: Copy>(&self, f: impl Fn(T) -> U) -> Volume<U> {
+        Volume { grid: self.grid, samples: self.samples.iter().map(|&s| f(s)).collect() }
+    }
+
+    /// The samples of a box of this volume; what lies outside gets `outside`.
+    ///
+    /// `start` is the first voxel of the box and may be negative; the result lies on
+    /// `grid`, which must be this grid cropped there (see [`Grid::crop`]).
+    #[must_use]
+    pub fn cropped(&self, start: [isize; 3], grid: Grid, outside: T) -> Self {
+        let mut out = Self::filled(grid, outside);
+        self.copy_box(start, grid.shape(), out.samples_mut());
+        out
+    }
+
+    /// Copies the box of `shape` voxels from `start` into `out` (i fastest); voxels of `out` that
+    /// lie outside this volume are left as they are.
+    ///
+    /// # Panics
+    /// If `out` is shorter than the box.
+    pub fn copy_box(&self, start: [isize; 3], shape: [usize; 3], out: &mut [T]) {
+        let [ni, nj, nk] = self.grid.shape();
+        // The part of a box's axis that lies inside: first and past-the-last voxel of the box.
+        let inside = |start: isize, length: usize, axis: usize| {
+            let first = start.min(0).unsigned_abs().min(length);
+            let past = (axis as isize).saturating_sub(start).clamp(0, length as isize) as usize;
+            (first, past.max(first))
+        };
+        let (i0, i1) = inside(start[0], shape[0], ni);
+        let (j0, j1) = inside(start[1], shape[1], nj);
+        let (k0, k1) = inside(start[2], shape[2], nk);
+        if i0 == i1 {
+            return;
+        }
+        let from = |at: usize, axis: usize| (at as isize + start[axis]) as usize;
+        for k in k0..k1 {
+            for j in j0..j1 {
+                let source = self.grid.offset([from(i0, 0), from(j, 1), from(k, 2)]);
+                let target = i0 + shape[0] * (j + shape[1] * k);
+                out[target..target + (i1 - i0)]
+                    .copy_from_slice(&self.samples[source..source + (i1 - i0)]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::DAffine3;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_box_holds_what_the_slow_way_finds(shape in [1_usize..7, 1..7, 1..7],
+                                               start in [-8_isize..8, -8..8, -8..8],
+                                               size in [1_usize..9, 1..9, 1..9]) {
+            let grid = Grid::new(shape, DAffine3::IDENTITY).unwrap();
+            let volume = Volume::from_fn(grid, |[i, j, k]| (i + 10 * j + 100 * k) as i32);
+            let cropped = volume.cropped(start, grid.crop(start, size).unwrap(), -1);
+            let want = Volume::from_fn(*cropped.grid(), |at| {
+                let there: Vec<isize> = (0..3).map(|a| at[a] as isize + start[a]).collect();
+                let within = (0..3).all(|a| there[a] >= 0 && (there[a] as usize) < shape[a]);
+                if within {
+                    (there[0] + 10 * there[1] + 100 * there[2]) as i32
+                } else {
+                    -1
+                }
+            });
+            prop_assert_eq!(cropped, want);
+        }
+    }
+}

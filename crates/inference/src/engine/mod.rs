@@ -1,0 +1,127 @@
+//! ONNX Runtime: one owner for every session.
+//!
+//! An [`Engine`] is a thread that owns the sessions of one device. Callers hand it patches through a
+//! bounded channel and get probabilities back; patches of several studies that wait together and
+//! have the same model, shape and precision share a batch. Shapes are static (a session for each),
+//! precision is always said explicitly, so the same patch gives the same bits on the same machine
+//! and settings. A device that was asked for and is not there is an error; nothing ever runs
+//! silently on another one.
+mod device;
+mod providers;
+mod runtime;
+mod session;
+mod worker;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use device::{Device, DeviceChoice, Precision};
+pub use providers::{Availability, availability};
+pub use runtime::{Runtime, find_library};
+pub use session::Cancel;
+pub use worker::{Answer, Engine, EngineInfo, Patch, Probabilities};
+
+/// How the engine runs.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The device, or `auto` for the best that works.
+    pub device: DeviceChoice,
+    /// Devices that may take over when the first one fails while it runs; none by default.
+    pub failover: Vec<Device>,
+    /// The ONNX Runtime library; searched for beside the program if not given.
+    pub library: Option<PathBuf>,
+    /// CPU threads for one patch; all cores if not given.
+    pub threads: Option<NonZeroUsize>,
+    /// The most patches of a batch.
+    pub batch: NonZeroUsize,
+    /// Sessions (one for each model, shape and precision) that are kept open.
+    pub max_sessions: NonZeroUsize,
+    /// Patches that may wait for the engine; beyond it, callers wait.
+    pub queue: NonZeroUsize,
+}
+
+/// Why the engine cannot do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No library anywhere.
+    #[error("ONNX Runtime was not found (looked in {}): run `make setup`, or name the library by --runtime-library", list(searched))]
+    LibraryNotFound {
+        /// Folders that were looked at.
+        searched: Vec<PathBuf>,
+    },
+    /// A library that does not load.
+    #[error("ONNX Runtime does not load: {reason}")]
+    LibraryUnusable {
+        /// The loader's words.
+        reason: String,
+    },
+    /// A device that is not there.
+    #[error("device {device} cannot be used: {reason}")]
+    DeviceUnavailable {
+        /// What was asked for.
+        device: Device,
+        /// Why, and the fix.
+        reason: String,
+    },
+    /// A precision that the device does not have.
+    #[error("device {device} does not compute in {precision}; it has {}", list(available))]
+    PrecisionUnavailable {
+        /// The device.
+        device: Device,
+        /// What was asked for.
+        precision: Precision,
+        /// What there is.
+        available: Vec<Precision>,
+    },
+    /// The model does not load.
+    #[error("model {model} does not load on {device}: {reason}")]
+    ModelUnusable {
+        /// Name and version.
+        model: String,
+        /// The device.
+        device: Device,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// Memory ran out although the batch was halved down to one patch.
+    #[error("device {device} ran out of memory on a patch of {} x {} x {} voxels", shape[0], shape[1], shape[2])]
+    OutOfMemory {
+        /// The device.
+        device: Device,
+        /// The patch, `[i, j, k]`.
+        shape: [usize; 3],
+    },
+    /// The device failed while it ran.
+    #[error("device {device} failed: {reason}")]
+    DeviceFailed {
+        /// The device.
+        device: Device,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// The network gave something else than probabilities.
+    #[error("model {model} gave {found}, must give {expected} values from 0 to 1")]
+    NotProbabilities {
+        /// Name and version.
+        model: String,
+        /// What came.
+        found: String,
+        /// Voxels of the patch.
+        expected: usize,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The engine has been stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+fn list<T: std::fmt::Debug>(items: &[T]) -> String {
+    items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A model ready for sessions: what [`crate::models`] verified.
+pub(crate) type SharedModel = Arc<crate::models::Model>;

@@ -1,0 +1,232 @@
+//! One session: a model at one static shape, batch and precision on one device.
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ort::session::{NoSelectedOutputs, RunOptions, Session};
+use ort::value::Tensor;
+
+use super::device::{Device, Precision};
+use super::providers;
+use super::runtime::Runtime;
+use super::{Error, SharedModel};
+
+/// A caller's word that a study is no longer wanted.
+///
+/// It is looked at between patches. Where the device honours it (the CPU provider does), a patch
+/// that is being computed stops at its next layer; OpenVINO ends the patch first.
+#[derive(Default)]
+pub struct Cancel {
+    asked: AtomicBool,
+    running: Mutex<Option<Arc<RunOptions<NoSelectedOutputs>>>>,
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cancel({})", self.is_cancelled())
+    }
+}
+
+impl Cancel {
+    /// Asks for the end.
+    pub fn cancel(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(options) = running.as_ref()
+            && let Err(e) = options.terminate()
+        {
+            tracing::warn!(error = e.message(), "a running patch could not be stopped");
+        }
+    }
+
+    /// Whether the end was asked for.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn set_running(&self, options: Option<Arc<RunOptions<NoSelectedOutputs>>>) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+}
+
+/// What a session is opened for.
+#[derive(Debug, Clone)]
+pub(super) struct SessionKey {
+    pub(super) model: SharedModel,
+    /// `[i, j, k]`
+    pub(super) shape: [usize; 3],
+    pub(super) batch: usize,
+    pub(super) precision: Precision,
+}
+
+impl PartialEq for SessionKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.model.sha256 == other.model.sha256
+            && self.shape == other.shape
+            && self.batch == other.batch
+            && self.precision == other.precision
+    }
+}
+
+/// What a run gave.
+pub(super) struct Run {
+    /// `[n, 1, k, j, i]`, i fastest.
+    pub(super) probabilities: Vec<f32>,
+    pub(super) took: Duration,
+}
+
+/// An open session.
+pub(super) struct OpenSession {
+    session: Session,
+    key: SessionKey,
+    device: Device,
+}
+
+impl OpenSession {
+    pub(super) fn open(runtime: &Runtime, device: Device, key: SessionKey, threads: usize) -> Result<Self, Error> {
+        if !device.precisions().contains(&key.precision) {
+            return Err(Error::PrecisionUnavailable {
+                device,
+                precision: key.precision,
+                available: device.precisions().to_vec(),
+            });
+        }
+        runtime.take_last_error();
+        let session = build(runtime, device, &key, threads)
+            .map_err(|e| failed_to_open(runtime, device, &key, &e))?;
+        Ok(Self { session, key, device })
+    }
+
+    pub(super) fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Runs a batch: `images` holds `batch` times the channels of a patch, `[n, c, k, j, i]`.
+    ///
+    /// `cancel` is given where all patches of the batch belong to one study.
+    pub(super) fn run(&mut self, images: Vec<f32>, cancel: Option<&Cancel>) -> Result<Run, Error> {
+        let device = self.device;
+        let failed = |e: &ort::Error| classify(device, self.key.shape, e.message());
+        let [i, j, k] = self.key.shape;
+        let channels = self.key.model.manifest.input.contrasts.len();
+        let tensor = Tensor::from_array(([self.key.batch, channels, k, j, i], images)).map_err(|e| failed(&e))?;
+        // Fresh options for each run: once terminated, they would end the next run too.
+        let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
+        if let Some(cancel) = cancel {
+            cancel.set_running(Some(Arc::clone(&options)));
+        }
+        let started = Instant::now();
+        let expected = self.key.batch * i * j * k;
+        let outcome = match self.session.run_with_options(ort::inputs![tensor], &*options) {
+            Ok(outputs) => {
+                let took = started.elapsed();
+                probabilities(&outputs, &self.key.model, expected)
+                    .map(|probabilities| Run { probabilities, took })
+            }
+            Err(_) if cancel.is_some_and(Cancel::is_cancelled) => Err(Error::Cancelled),
+            Err(e) => Err(classify(device, self.key.shape, e.message())),
+        };
+        if let Some(cancel) = cancel {
+            cancel.set_running(None);
+        }
+        outcome
+    }
+}
+
+fn build(runtime: &Runtime, device: Device, key: &SessionKey, threads: usize) -> ort::Result<Session> {
+    let [i, j, k] = key.shape.map(|n| n as i64);
+    let mut builder = Session::builder(&runtime.environment)?
+        .with_intra_threads(threads)?
+        .with_intra_op_spinning(false)?
+        .with_memory_pattern(false)?
+        .with_dimension_override("batch", key.batch as i64)?
+        .with_dimension_override("depth", k)?
+        .with_dimension_override("height", j)?
+        .with_dimension_override("width", i)?
+        .with_execution_providers([providers::provider(device, key.precision, threads)])?;
+    if device != Device::Cpu {
+        builder = builder.with_disable_cpu_fallback()?;
+    }
+    builder.commit_from_memory(&key.model.onnx)
+}
+
+fn failed_to_open(runtime: &Runtime, device: Device, key: &SessionKey, e: &ort::Error) -> Error {
+    let mut reason = e.message().to_owned();
+    if let Some(detail) = runtime.take_last_error()
+        && !reason.contains(&detail)
+    {
+        reason = format!("{reason} ({detail})");
+    }
+    if is_out_of_memory(&reason) {
+        return Error::OutOfMemory { device, shape: key.shape };
+    }
+    let about_the_device = device != Device::Cpu && reason.to_lowercase().contains("provider");
+    if about_the_device {
+        Error::DeviceUnavailable { device, reason }
+    } else {
+        Error::ModelUnusable { model: key.model.id(), device, reason }
+    }
+}
+
+fn classify(device: Device, shape: [usize; 3], reason: &str) -> Error {
+    if is_out_of_memory(reason) {
+        Error::OutOfMemory { device, shape }
+    } else {
+        Error::DeviceFailed { device, reason: reason.to_owned() }
+    }
+}
+
+/// The runtime has no code for it, so its words must do.
+fn is_out_of_memory(reason: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "out of memory",
+        "failed to allocate memory",
+        "bad_alloc",
+        "available memory of",
+        "cuda failure 2",
+        "cudnn_status_alloc_failed",
+    ];
+    let reason = reason.to_lowercase();
+    WORDS.iter().any(|words| reason.contains(words))
+}
+
+fn probabilities(
+    outputs: &ort::session::SessionOutputs<'_>,
+    model: &SharedModel,
+    expected: usize,
+) -> Result<Vec<f32>, Error> {
+    let wrong = |found: String| Error::NotProbabilities { model: model.id(), found, expected };
+    let name = model.manifest.output.name.as_str();
+    let output = outputs.get(name).ok_or_else(|| wrong(format!("no output named {name}")))?;
+    let (_, values) = output
+        .try_extract_tensor::<f32>()
+        .map_err(|e| wrong(format!("no tensor of 32-bit floats: {}", e.message())))?;
+    if values.len() != expected {
+        return Err(wrong(format!("{} values", values.len())));
+    }
+    // NaN fails the comparison too.
+    match values.iter().find(|v| !(-1e-4..=1.0 + 1e-4).contains(*v)) {
+        Some(value) => Err(wrong(format!("the value {value}"))),
+        None => Ok(values.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_out_of_memory_is_told_from_other_failures() {
+        let cases = [
+            ("bfc_arena.cc: Failed to allocate memory for requested buffer of size 9", true),
+            ("CUDA failure 2: out of memory ; GPU=0", true),
+            ("std::bad_alloc", true),
+            ("CUDA failure 700: an illegal memory access was encountered", false),
+        ];
+        for (reason, memory) in cases {
+            let found = classify(Device::Cuda(0), [64, 64, 64], reason);
+            assert_eq!(matches!(found, Error::OutOfMemory { .. }), memory, "{reason}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The thread that owns the sessions: takes patches, fills batches, answers.
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::device::{Device, DeviceChoice, Precision};
+use super::providers::{Availability, availability};
+use super::runtime::Runtime;
+use super::session::{Cancel, OpenSession, Run, SessionKey};
+use super::{EngineConfig, Error, SharedModel};
+
+/// One patch to be computed.
+#[derive(Debug)]
+pub struct Patch {
+    /// The network.
+    pub model: SharedModel,
+    /// Voxels, `[i, j, k]`.
+    pub shape: [usize; 3],
+    /// The numbers to compute in.
+    pub precision: Precision,
+    /// Normalised intensities, `[c, k, j, i]`, i fastest.
+    pub image: Vec<f32>,
+    /// The caller's number for it, given back with the answer.
+    pub number: usize,
+    /// Tells that nobody waits any more.
+    pub cancel: Arc<Cancel>,
+    /// Where the answer goes.
+    pub answer: Sender<Answer>,
+}
+
+/// What became of a patch.
+#[derive(Debug)]
+pub struct Answer {
+    /// [`Patch::number`].
+    pub number: usize,
+    /// Its probabilities.
+    pub outcome: Result<Probabilities, Error>,
+}
+
+/// The network's answer for one patch.
+#[derive(Debug)]
+pub struct Probabilities {
+    /// One for each voxel, i fastest.
+    pub values: Vec<f32>,
+    /// Seconds inside `Session::run`, divided by the patches that shared the batch.
+    pub run_s: f64,
+}
+
+/// What the engine runs on.
+#[derive(Debug, Clone)]
+pub struct EngineInfo {
+    /// The device in use.
+    pub device: Device,
+    /// Version of ONNX Runtime.
+    pub runtime_version: String,
+    /// CPU threads for a patch.
+    pub threads: usize,
+    /// The most patches of a batch.
+    pub batch: usize,
+}
+
+enum Order {
+    Compute(Patch),
+    Open { key: SessionKey, done: Sender<Result<(), Error>> },
+}
+
+/// The sessions of one device, behind a bounded channel.
+///
+/// Dropping it lets the thread end what it has begun.
+#[derive(Debug)]
+pub struct Engine {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    info: EngineInfo,
+}
+
+impl Engine {
+    /// Loads the runtime, settles the device and starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::LibraryNotFound`], [`Error::LibraryUnusable`], [`Error::DeviceUnavailable`].
+    pub fn start(config: &EngineConfig) -> Result<Self, Error> {
+        let runtime = Runtime::load(config.library.as_deref())?;
+        let device = settle(&runtime, config.device)?;
+        let threads = config.threads.map_or_else(all_cores, NonZeroUsize::get);
+        let info = EngineInfo {
+            device,
+            runtime_version: runtime.version(),
+            threads,
+            batch: config.batch.get(),
+        };
+        let (orders, inbox) = bounded(config.queue.get());
+        let worker = Worker {
+            runtime,
+            devices: std::iter::once(device).chain(config.failover.iter().copied()).collect(),
+            threads,
+            batch: config.batch.get(),
+            max_sessions: config.max_sessions.get(),
+            sessions: VecDeque::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("engine-{}", device.kind()))
+            .spawn(move || worker.work(&inbox))
+            .map_err(|e| Error::DeviceUnavailable { device, reason: format!("no thread for it: {e}") })?;
+        Ok(Self { orders: Some(orders), thread: Some(thread), info })
+    }
+
+    /// What it runs on.
+    #[must_use]
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// Hands over a patch; waits while the queue is full.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the engine's thread has ended.
+    pub fn submit(&self, patch: Patch) -> Result<(), Error> {
+        self.order(Order::Compute(patch))
+    }
+
+    /// Opens the session for patches of `shape` now, so that the first study does not wait for it.
+    ///
+    /// # Errors
+    /// What opening can cause: [`Error::DeviceUnavailable`], [`Error::PrecisionUnavailable`],
+    /// [`Error::ModelUnusable`], [`Error::OutOfMemory`].
+    pub fn open(&self, model: &SharedModel, shape: [usize; 3], precision: Precision) -> Result<(), Error> {
+        let (done, opened) = bounded(1);
+        let key = SessionKey { model: Arc::clone(model), shape, batch: 1, precision };
+        self.order(Order::Open { key, done })?;
+        opened.recv().unwrap_or(Err(Error::Stopped))
+    }
+
+    fn order(&self, order: Order) -> Result<(), Error> {
+        let orders = self.orders.as_ref().ok_or(Error::Stopped)?;
+        orders.send(order).map_err(|_| Error::Stopped)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.orders = None; // The thread ends once its channel is empty and closed.
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine's thread had panicked");
+        }
+    }
+}
+
+fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// The device that was named, if the library has it, or the first that it has.
+fn settle(runtime: &Runtime, choice: DeviceChoice) -> Result<Device, Error> {
+    match choice {
+        DeviceChoice::Named(device) => match availability(runtime, device) {
+            Availability::Built => Ok(device),
+            Availability::Missing { reason } => Err(Error::DeviceUnavailable { device, reason }),
+        },
+        DeviceChoice::Auto => Ok(Device::ALL
+            .into_iter()
+            .filter(|&device| !matches!(device, Device::Cuda(_) | Device::TensorRt(_)) || has_gpu())
+            .find(|&device| availability(runtime, device) == Availability::Built)
+            .unwrap_or(Device::Cpu)),
+    }
+}
+
+/// Whether an NVIDIA driver answers; without one the GPU providers load and then fail.
+fn has_gpu() -> bool {
+    std::path::Path::new("/dev/nvidiactl").exists()
+}
+
+struct Worker {
+    runtime: Runtime,
+    /// The device in use, then those that may take over.
+    devices: VecDeque<Device>,
+    threads: usize,
+    batch: usize,
+    max_sessions: usize,
+    /// The most recently used last.
+    sessions: VecDeque<OpenSession>,
+}
+
+impl Worker {
+    fn work(mut self, inbox: &Receiver<Order>) {
+        let mut waiting: VecDeque<Patch> = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                match inbox.recv() {
+                    Ok(order) => self.take(order, &mut waiting),
+                    Err(_) => return, // Closed and empty.
+                }
+            }
+            while let Ok(order) = inbox.try_recv() {
+                self.take(order, &mut waiting);
+                if waiting.len() >= self.batch {
+                    break; // Enough for a batch; the rest stays where its senders feel it.
+                }
+            }
+            waiting.retain(|patch| !patch.cancel.is_cancelled());
+            let batch = next_batch(&mut waiting, self.batch);
+            if !batch.is_empty() {
+                self.compute(batch);
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order, waiting: &mut VecDeque<Patch>) {
+        match order {
+            Order::Compute(patch) => waiting.push_back(patch),
+            Order::Open { key, done } => {
+                let opened = self.session(&key).map(|_| ());
+                if done.send(opened).is_err() {
+                    tracing::debug!("nobody waits for the session that was opened");
+                }
+            }
+        }
+    }
+
+    /// Runs a batch; when memory runs out, in halves.
+    fn compute(&mut self, mut batch: Vec<Patch>) {
+        let mut size = batch.len();
+        while !batch.is_empty() {
+            let rest = batch.split_off(size.min(batch.len()));
+            match self.run(&batch) {
+                Ok(run) => {
+                    answer_all(batch, &run);
+                    batch = rest;
+                }
+                Err(error) => match self.recover(&error, batch.len()) {
+                    Recovery::Halve => {
+                        size = batch.len() / 2;
+                        batch.extend(rest);
+                    }
+                    Recovery::Again => batch.extend(rest),
+                    Recovery::GiveUp => {
+                        for patch in batch {
+                            answer(&patch, Err(error.clone()));
+                        }
+                        batch = rest;
+                    }
+                },
+            }
+        }
+    }
+
+    fn run(&mut self, batch: &[Patch]) -> Result<Run, Error> {
+        let Some(first) = batch.first() else { return Err(Error::Stopped) };
+        let key = SessionKey {
+            model: Arc::clone(&first.model),
+            shape: first.shape,
+            batch: batch.len(),
+            precision: first.precision,
+        };
+        let one_study = batch.iter().all(|p| Arc::ptr_eq(&p.cancel, &first.cancel));
+        let images = match batch {
+            [one] => one.image.clone(),
+            many => many.iter().flat_map(|p| p.image.iter().copied()).collect(),
+        };
+        let cancel = one_study.then(|| Arc::clone(&first.cancel));
+        self.session(&key)?.run(images, cancel.as_deref())
+    }
+
+    /// The open session for `key`, opened if need be; the least recently used one is closed first
+    /// if there would be too many.
+    fn session(&mut self, key: &SessionKey) -> Result<&mut OpenSession, Error> {
+        let open = match self.sessions.iter().position(|s| s.key() == key) {
+            Some(at) => self.sessions.remove(at),
+            None => None,
+        };
+        let session = if let Some(session) = open {
+            session
+        } else {
+            while self.sessions.len() >= self.max_sessions {
+                self.sessions.pop_front();
+            }
+            let device = self.devices.front().copied().unwrap_or(Device::Cpu);
+            OpenSession::open(&self.runtime, device, key.clone(), self.threads)?
+        };
+        self.sessions.push_back(session);
+        self.sessions.back_mut().ok_or(Error::Stopped)
+    }
+
+    /// What to do about a failed batch of `size` patches, done as far as it concerns the sessions.
+    fn recover(&mut self, error: &Error, size: usize) -> Recovery {
+        let recovery = Recovery::from(error, size, self.sessions.len(), self.devices.len());
+        match recovery {
+            Next::Halve => return Recovery::Halve,
+            Next::GiveUp => {
+                // A session that failed is not trusted with the next study.
+                if matches!(error, Error::DeviceFailed { .. } | Error::OutOfMemory { .. }) {
+                    self.sessions.clear();
+                }
+                return Recovery::GiveUp;
+            }
+            Next::Rebuild => {}
+            Next::FailOver => {
+                let failed = self.devices.pop_front();
+                tracing::error!(?failed, next = ?self.devices.front(), %error, "the device failed, another takes over");
+            }
+        }
+        self.sessions.clear();
+        Recovery::Again
+    }
+}
+
+/// How a batch goes on.
+enum Recovery {
+    Halve,
+    Again,
+    GiveUp,
+}
+
+/// What is tried next after a failure.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// The same patches in two halves.
+    Halve,
+    /// All sessions are closed (their memory with them) and the one that is needed opened again.
+    Rebuild,
+    /// The next device that is allowed.
+    FailOver,
+    /// The caller is told.
+    GiveUp,
+}
+
+impl Recovery {
+    /// Out of memory: halve the batch, then close every other session, then another device. A device
+    /// that failed: another one. Anything else is not the device's fault.
+    fn from(error: &Error, size: usize, open_sessions: usize, devices: usize) -> Next {
+        let other_device = if devices > 1 { Next::FailOver } else { Next::GiveUp };
+        match error {
+            Error::OutOfMemory { .. } if size > 1 => Next::Halve,
+            Error::OutOfMemory { .. } if open_sessions > 1 => Next::Rebuild,
+            Error::OutOfMemory { .. } | Error::DeviceFailed { .. } | Error::DeviceUnavailable { .. } => other_device,
+            _ => Next::GiveUp,
+        }
+    }
+}
+
+/// Takes the first patch and those behind it that can share a batch with it, `limit` at the most;
+/// as many as the largest power of two, so that few sessions serve all sizes.
+fn next_batch(waiting: &mut VecDeque<Patch>, limit: usize) -> Vec<Patch> {
+    let Some(first) = waiting.front() else { return Vec::new() };
+    let fits = |p: &Patch| {
+        p.model.sha256 == first.model.sha256 && p.shape == first.shape && p.precision == first.precision
+    };
+    let fitting = waiting.iter().filter(|p| fits(p)).count().min(limit);
+    let size = if fitting == 0 { 1 } else { 1 << fitting.ilog2() };
+    let mut chosen: Vec<usize> = (0..waiting.len()).filter(|&n| fits(&waiting[n])).take(size).collect();
+    let mut batch = Vec::with_capacity(chosen.len());
+    while let Some(at) = chosen.pop() {
+        batch.extend(waiting.remove(at));
+    }
+    batch.reverse();
+    batch
+}
+
+fn answer_all(batch: Vec<Patch>, run: &Run) {
+    let n = batch.len();
+    let voxels = run.probabilities.len() / n.max(1);
+    for (patch, values) in batch.into_iter().zip(run.probabilities.chunks_exact(voxels.max(1))) {
+        let run_s = run.took.as_secs_f64() / n as f64;
+        answer(&patch, Ok(Probabilities { values: values.to_vec(), run_s }));
+    }
+}
+
+fn answer(patch: &Patch, outcome: Result<Probabilities, Error>) {
+    if patch.answer.send(Answer { number: patch.number, outcome }).is_err() {
+        tracing::debug!(patch = patch.number, "nobody waits for this patch any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMORY: Error = Error::OutOfMemory { device: Device::Cuda(0), shape: [64; 3] };
+
+    #[test]
+    fn out_of_memory_halves_then_rebuilds_then_fails_over_then_gives_up() {
+        assert_eq!(Recovery::from(&MEMORY, 8, 3, 2), Next::Halve);
+        assert_eq!(Recovery::from(&MEMORY, 1, 3, 2), Next::Rebuild);
+        assert_eq!(Recovery::from(&MEMORY, 1, 1, 2), Next::FailOver);
+        assert_eq!(Recovery::from(&MEMORY, 1, 1, 1), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_failed_device_is_replaced_only_if_another_is_allowed() {
+        let failed = Error::DeviceFailed { device: Device::Cuda(0), reason: String::new() };
+        assert_eq!(Recovery::from(&failed, 4, 1, 2), Next::FailOver);
+        assert_eq!(Recovery::from(&failed, 4, 1, 1), Next::GiveUp);
+        assert_eq!(Recovery::from(&Error::Cancelled, 4, 1, 2), Next::GiveUp);
+    }
+}

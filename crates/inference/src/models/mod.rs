@@ -1,0 +1,283 @@
+//! Models are data: a folder with a network, its description and its card.
+//!
+//! `models/<name>/<version>/{model.onnx, model.toml, MODEL_CARD.md}`. A model is verified by SHA-256
+//! when it is read, and the very bytes that were verified are the ones that the engine gets. A new
+//! network is a new folder; no code changes.
+pub mod golden;
+mod manifest;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use manifest::{Golden, Input, Manifest, Output, Patches, Voting};
+use sha2::{Digest, Sha256};
+
+/// How far above the program the models are looked for.
+const LEVELS: usize = 4;
+/// Folders beside the program that may hold the models.
+const PLACES: [&str; 2] = ["models", "share/dawson/models"];
+
+/// A verified network.
+pub struct Model {
+    /// Its description.
+    pub manifest: Manifest,
+    /// The ONNX file.
+    pub onnx: Vec<u8>,
+    /// SHA-256 of `onnx`.
+    pub sha256: String,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Model({}, {} bytes)", self.id(), self.onnx.len())
+    }
+}
+
+/// Why a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No folder with models.
+    #[error("no models were found (looked in {searched:?}): name their folder by --models")]
+    NotFound {
+        /// Folders that were looked at.
+        searched: Vec<PathBuf>,
+    },
+    /// A file that cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        reason: std::io::Error,
+    },
+    /// A description that is not valid.
+    #[error("model.toml, {key}: {reason}")]
+    Manifest {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another folder than its name and version say.
+    #[error("{} holds model {found}", folder.display())]
+    Misplaced {
+        /// The folder.
+        folder: PathBuf,
+        /// Name and version in `model.toml`.
+        found: String,
+    },
+    /// A network that is not the one described.
+    #[error("model {model}: the network's SHA-256 is {found}, model.toml says {expected}")]
+    Checksum {
+        /// Name and version.
+        model: String,
+        /// Of the file.
+        found: String,
+        /// In `model.toml`.
+        expected: String,
+    },
+    /// A network that computes something else than it did when it was made.
+    #[error("model {model}: its golden patch gives {found}, expected {expected} within {tolerance}")]
+    Golden {
+        /// Name and version.
+        model: String,
+        /// A probability.
+        found: f32,
+        /// What it should be.
+        expected: f32,
+        /// How far it may be off.
+        tolerance: f32,
+    },
+    /// The golden patch could not be run.
+    #[error(transparent)]
+    Engine(crate::engine::Error),
+    /// No model of that name.
+    #[error("there is no model '{asked}'; installed: {}", installed.join(", "))]
+    Unknown {
+        /// What was asked for.
+        asked: String,
+        /// `name@version` of those there are.
+        installed: Vec<String>,
+    },
+}
+
+impl Model {
+    /// Reads and verifies the model in a folder.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Manifest`], [`Error::Misplaced`], [`Error::Checksum`].
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(|reason| Error::Read { path, reason })
+        };
+        let text = read("model.toml")?;
+        let manifest = Manifest::parse(&String::from_utf8_lossy(&text))?;
+        let id = format!("{}@{}", manifest.name, manifest.version);
+        let named = |folder: Option<&Path>| folder.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+        if named(Some(folder)).as_deref() != Some(&manifest.version)
+            || named(folder.parent()).as_deref() != Some(&manifest.name)
+        {
+            return Err(Error::Misplaced { folder: folder.to_owned(), found: id });
+        }
+        let onnx = read(&manifest.file)?;
+        let sha256 = hex(&Sha256::digest(&onnx));
+        if sha256 != manifest.sha256 {
+            return Err(Error::Checksum { model: id, found: sha256, expected: manifest.sha256 });
+        }
+        Ok(Self { manifest, onnx, sha256, folder: folder.to_owned() })
+    }
+
+    /// `name@version`
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.manifest.name, self.manifest.version)
+    }
+
+    /// The text of its model card.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if there is none.
+    pub fn card(&self) -> Result<String, Error> {
+        let path = self.folder.join("MODEL_CARD.md");
+        std::fs::read_to_string(&path).map_err(|reason| Error::Read { path, reason })
+    }
+}
+
+/// Digits of a digest.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
+    use std::fmt::Write;
+    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
+        // Writing into a string does not fail.
+        let written = write!(text, "{byte:02x}");
+        debug_assert!(written.is_ok());
+        text
+    })
+}
+
+/// The models of a folder.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    models: Vec<Arc<Model>>,
+}
+
+impl Registry {
+    /// Reads and verifies every model below `folder`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none; what [`Model::read`] says about the first that fails.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let mut models = Vec::new();
+        for name in subfolders(folder)? {
+            for version in subfolders(&name)? {
+                if version.join("model.toml").is_file() {
+                    models.push(Arc::new(Model::read(&version)?));
+                }
+            }
+        }
+        if models.is_empty() {
+            return Err(Error::NotFound { searched: vec![folder.to_owned()] });
+        }
+        models.sort_by_key(|m| (m.manifest.name.clone(), version_key(&m.manifest.version)));
+        Ok(Self { models })
+    }
+
+    /// Every model, by name and ascending version.
+    #[must_use]
+    pub fn models(&self) -> &[Arc<Model>] {
+        &self.models
+    }
+
+    /// The model `name@version`, or the newest version of `name`.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]
+    pub fn get(&self, asked: &str) -> Result<Arc<Model>, Error> {
+        self.models
+            .iter()
+            .rev()
+            .find(|m| m.manifest.name == asked || m.id() == asked)
+            .cloned()
+            .ok_or_else(|| Error::Unknown {
+                asked: asked.to_owned(),
+                installed: self.models.iter().map(|m| m.id()).collect(),
+            })
+    }
+}
+
+/// `0.10.0` comes after `0.9.1`: numbers are compared as numbers, the rest as text.
+fn version_key(version: &str) -> Vec<(u64, String)> {
+    version.split(['.', '-']).map(|part| (part.parse().unwrap_or(0), part.to_owned())).collect()
+}
+
+fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |reason| Error::Read { path: folder.to_owned(), reason };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Finds the folder of models beside the program or up to four folders above it, or in the working
+/// directory.
+///
+/// # Errors
+/// [`Error::NotFound`] with the folders that were looked at.
+pub fn find_folder() -> Result<PathBuf, Error> {
+    let program = std::env::current_exe().unwrap_or_default();
+    let beside = program.ancestors().skip(1).take(LEVELS).map(Path::to_owned);
+    let here = std::env::current_dir().into_iter();
+    let mut searched = Vec::new();
+    for base in beside.chain(here) {
+        for place in PLACES {
+            let folder = base.join(place);
+            if folder.is_dir() {
+                return Ok(folder);
+            }
+            searched.push(folder);
+        }
+    }
+    Err(Error::NotFound { searched })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_numbers() {
+        let mut versions = ["0.10.0", "0.9.1", "1.0.0", "0.9.10"];
+        versions.sort_by_key(|v| version_key(v));
+        assert_eq!(versions, ["0.9.1", "0.9.10", "0.10.0", "1.0.0"]);
+    }
+
+    #[test]
+    fn a_changed_network_is_refused() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/ms-lesion/0.1.0");
+        let scratch = std::env::temp_dir().join(format!("dawson-models-{}", std::process::id()));
+        let folder = scratch.join("ms-lesion/0.1.0");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(shipped.join("model.toml"), folder.join("model.toml")).unwrap();
+        let mut onnx = std::fs::read(shipped.join("model.onnx")).unwrap();
+        std::fs::write(folder.join("model.onnx"), &onnx).unwrap();
+        assert!(Model::read(&folder).is_ok());
+        let middle = onnx.len() / 2;
+        onnx[middle] ^= 1;
+        std::fs::write(folder.join("model.onnx"), &onnx).unwrap();
+        assert!(matches!(Model::read(&folder), Err(Error::Checksum { .. })));
+        let other = scratch.join("other/0.1.0");
+        std::fs::create_dir_all(other.parent().unwrap()).unwrap();
+        std::fs::rename(&folder, &other).unwrap();
+        assert!(matches!(Model::read(&other), Err(Error::Misplaced { .. })));
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
+}

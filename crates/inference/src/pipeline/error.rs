@@ -1,0 +1,151 @@
+//! Why a study has no result, and the code of each reason.
+use dawson_imaging::normalise::NoContrast;
+use dawson_imaging::study::Contrast;
+use dawson_imaging::{nifti, preview, study};
+
+use super::settings::OutOfRange;
+use crate::models;
+use crate::problem::{Code, Problem};
+use crate::{engine, report};
+
+/// Why a study has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file that is not a scan.
+    #[error("{contrast}: {reason}")]
+    Decode {
+        /// The contrast it was sent as.
+        contrast: Contrast,
+        /// What is wrong with it.
+        reason: nifti::Error,
+    },
+    /// A contrast that was given twice.
+    #[error("{contrast} was given twice")]
+    Duplicate {
+        /// The contrast.
+        contrast: Contrast,
+    },
+    /// A contrast that the model requires and the study lacks.
+    #[error("model {model} needs {contrast}, and it is missing")]
+    Missing {
+        /// The contrast.
+        contrast: Contrast,
+        /// Name and version.
+        model: String,
+    },
+    /// Contrasts that do not make a study.
+    #[error(transparent)]
+    Study(study::Error),
+    /// A brain without contrast.
+    #[error("{contrast}: {reason}")]
+    Normalise {
+        /// The contrast.
+        contrast: Contrast,
+        /// What was found.
+        reason: NoContrast,
+    },
+    /// A setting out of its range.
+    #[error(transparent)]
+    Settings(OutOfRange),
+    /// The network could not be run.
+    #[error(transparent)]
+    Engine(engine::Error),
+    /// The picture could not be drawn.
+    #[error(transparent)]
+    Preview(preview::Error),
+    /// The report could not be written.
+    #[error("the report could not be written: {0}")]
+    Report(serde_json::Error),
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Decode { reason, .. } => nifti_code(reason),
+            Self::Duplicate { .. } => Code::DuplicatePart,
+            Self::Missing { .. } => Code::MissingFlair,
+            Self::Study(study::Error::Elsewhere { .. }) => Code::ContrastElsewhere,
+            Self::Study(study::Error::NothingThere(_)) | Self::Normalise { .. } => Code::NoContrast,
+            Self::Study(study::Error::Grid(_)) => Code::InvalidAffine,
+            Self::Settings(_) => Code::InvalidOptions,
+            Self::Engine(error) => engine_code(error),
+            Self::Cancelled => Code::Cancelled,
+            // `study::Error` may grow; what it adds is ours to explain.
+            Self::Study(_) | Self::Preview(_) | Self::Report(_) => Code::Internal,
+        }
+    }
+
+    /// The problem as a client sees it: what was ours to prevent is not explained to it.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        match self.code() {
+            Code::Internal => Problem::new(Code::Internal, "the study could not be computed because of a fault in Dawson"),
+            Code::RuntimeUnavailable => Problem::new(Code::RuntimeUnavailable, "ONNX Runtime does not answer"),
+            code => Problem::new(code, self.to_string()),
+        }
+    }
+}
+
+impl From<engine::Error> for Error {
+    fn from(error: engine::Error) -> Self {
+        match error {
+            engine::Error::Cancelled => Self::Cancelled,
+            other => Self::Engine(other),
+        }
+    }
+}
+
+/// The code of an image that cannot be read.
+#[must_use]
+pub fn nifti_code(error: &nifti::Error) -> Code {
+    use nifti::Error as E;
+    match error {
+        E::NotNifti { .. } => Code::NotNifti,
+        E::HeaderTruncated { .. } | E::Gzip { .. } | E::DataTruncated { .. } | E::TrailingData { .. }
+        | E::DataOffset { .. } | E::Bitpix { .. } => Code::DamagedImage,
+        E::AxisLength { .. } | E::TooManyVoxels { .. } | E::OutOfMemory { .. } => Code::ImageTooLarge,
+        E::Quaternion { .. } | E::Affine { .. } => Code::InvalidAffine,
+        // A pair's header, other axes, several volumes, other types; `nifti::Error` may grow, and what it
+        // adds is a kind of image not read.
+        _ => Code::UnsupportedImage,
+    }
+}
+
+/// The code of a failure of the engine.
+#[must_use]
+pub fn engine_code(error: &engine::Error) -> Code {
+    use engine::Error as E;
+    match error {
+        E::LibraryNotFound { .. } | E::LibraryUnusable { .. } => Code::RuntimeUnavailable,
+        E::DeviceUnavailable { .. } => Code::DeviceUnavailable,
+        E::PrecisionUnavailable { .. } => Code::PrecisionUnavailable,
+        E::ModelUnusable { .. } | E::NotProbabilities { .. } => Code::ModelInvalid,
+        E::OutOfMemory { .. } => Code::OutOfMemory,
+        E::DeviceFailed { .. } => Code::DeviceFailed,
+        E::Cancelled => Code::Cancelled,
+        E::Stopped => Code::ShuttingDown,
+    }
+}
+
+/// The code of a model that cannot be used.
+#[must_use]
+pub fn model_code(error: &models::Error) -> Code {
+    use models::Error as E;
+    match error {
+        E::Unknown { .. } => Code::UnknownModel,
+        E::Engine(error) => engine_code(error),
+        E::NotFound { .. } | E::Read { .. } | E::Manifest { .. } | E::Misplaced { .. } | E::Checksum { .. }
+        | E::Golden { .. } => Code::ModelInvalid,
+    }
+}
+
+/// Something to know about a result.
+pub(super) fn warning(code: &str, contrast: Option<Contrast>, detail: String) -> report::Warning {
+    report::Warning { code: code.to_owned(), detail, contrast: contrast.map(|c| c.name().to_owned()) }
+}

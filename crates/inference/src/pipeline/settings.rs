@@ -1,0 +1,180 @@
+//! What a request asks for, and what that means for a model.
+//!
+//! [`Asked`] holds what a caller said (all of it may be left out), [`Settings`] what it means:
+//! resolved against the model, checked, complete.
+use std::num::NonZeroUsize;
+
+use dawson_imaging::vote::Weighting;
+
+use crate::engine::Precision;
+use crate::models::{Manifest, Voting};
+
+/// What a caller asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Asked {
+    /// The least probability of a lesion's voxel, 0 to 1.
+    pub threshold: Option<f32>,
+    /// The least volume of a lesion, 0 to 1000.
+    pub min_lesion_ml: Option<f64>,
+    /// One look or many.
+    pub voting: Option<Voting>,
+    /// The share of a patch that the next one covers again, 0 to 0.9.
+    pub overlap: Option<f64>,
+    /// Voxels of a patch for [`Voting::Full`].
+    pub patch: Option<[usize; 3]>,
+    /// How votes weigh.
+    pub weighting: Option<Weighting>,
+    /// Whether mirrored patches vote too.
+    pub flips: Option<bool>,
+    /// The numbers to compute in.
+    pub precision: Option<Precision>,
+    /// What to make besides the report.
+    pub outputs: Option<Vec<Output>>,
+}
+
+/// A file that a result can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// `lesions.nii.gz`: 0 and 1.
+    Lesions,
+    /// `instances.nii.gz`: 0 and the lesions' ids.
+    Instances,
+    /// `probability.nii.gz`: 0 to 1.
+    Probability,
+    /// `preview.png`
+    Preview,
+}
+
+impl Output {
+    /// Every output.
+    pub const ALL: [Self; 4] = [Self::Lesions, Self::Instances, Self::Probability, Self::Preview];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lesions => "lesions",
+            Self::Instances => "instances",
+            Self::Probability => "probability",
+            Self::Preview => "preview",
+        }
+    }
+}
+
+/// What a request means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The least probability of a lesion's voxel.
+    pub threshold: f32,
+    /// The least volume of a lesion.
+    pub min_lesion_ml: f64,
+    /// One look or many.
+    pub voting: Voting,
+    /// The share of a patch that the next one covers again.
+    pub overlap: f64,
+    /// Voxels of a patch for [`Voting::Full`].
+    pub patch: [NonZeroUsize; 3],
+    /// How votes weigh.
+    pub weighting: Weighting,
+    /// Whether mirrored patches vote too.
+    pub flips: bool,
+    /// The numbers to compute in.
+    pub precision: Precision,
+    /// What to make besides the report, each once.
+    pub outputs: Vec<Output>,
+}
+
+/// A value that a request may not have.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{field} is {found}, must be {allowed}")]
+pub struct OutOfRange {
+    field: &'static str,
+    found: String,
+    allowed: String,
+}
+
+fn within<T: PartialOrd + ToString>(field: &'static str, value: T, range: std::ops::RangeInclusive<T>) -> Result<T, OutOfRange> {
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        let allowed = format!("{} to {}", range.start().to_string(), range.end().to_string());
+        Err(OutOfRange { field, found: value.to_string(), allowed })
+    }
+}
+
+impl Settings {
+    /// What `asked` means for the model of `manifest`: what was left out is the model's default.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] names the field, its value and what is allowed.
+    pub fn resolve(asked: &Asked, manifest: &Manifest) -> Result<Self, OutOfRange> {
+        let mut outputs = Vec::new();
+        for output in asked.outputs.clone().unwrap_or_else(|| Output::ALL.to_vec()) {
+            if !outputs.contains(&output) {
+                outputs.push(output);
+            }
+        }
+        Ok(Self {
+            threshold: within("threshold", asked.threshold.unwrap_or(manifest.output.threshold), 0.0..=1.0)?,
+            min_lesion_ml: within(
+                "min_lesion_ml",
+                asked.min_lesion_ml.unwrap_or(manifest.output.min_lesion_ml),
+                0.0..=1000.0,
+            )?,
+            voting: asked.voting.unwrap_or(manifest.patches.voting),
+            overlap: within("overlap", asked.overlap.unwrap_or(manifest.patches.overlap), 0.0..=0.9)?,
+            patch: match asked.patch {
+                Some(shape) => patch(shape, manifest.input.multiple)?,
+                None => manifest.patches.shape,
+            },
+            weighting: asked.weighting.unwrap_or(manifest.patches.weighting),
+            flips: asked.flips.unwrap_or(false),
+            precision: asked.precision.unwrap_or(Precision::F32),
+            outputs,
+        })
+    }
+}
+
+/// A patch of at least 32 voxels a side, of sides that suit the network.
+fn patch(shape: [usize; 3], multiple: NonZeroUsize) -> Result<[NonZeroUsize; 3], OutOfRange> {
+    let side = |n: usize| {
+        NonZeroUsize::new(n).filter(|n| (32..=256).contains(&n.get()) && n.get() % multiple == 0)
+    };
+    match shape.map(side) {
+        [Some(i), Some(j), Some(k)] => Ok([i, j, k]),
+        _ => Err(OutOfRange {
+            field: "patch",
+            found: format!("{shape:?}"),
+            allowed: format!("three multiples of {multiple} from 32 to 256"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest::parse(include_str!("../../../../models/ms-lesion/0.1.0/model.toml")).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_model_s_default() {
+        let manifest = manifest();
+        let settings = Settings::resolve(&Asked::default(), &manifest).unwrap();
+        assert_eq!(settings.threshold.to_bits(), manifest.output.threshold.to_bits());
+        assert_eq!((settings.voting, settings.patch), (manifest.patches.voting, manifest.patches.shape));
+        assert_eq!(settings.outputs, Output::ALL);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        let refused = |asked: Asked| Settings::resolve(&asked, &manifest()).unwrap_err().to_string();
+        let threshold = refused(Asked { threshold: Some(1.5), ..Asked::default() });
+        assert_eq!(threshold, "threshold is 1.5, must be 0 to 1");
+        let nan = refused(Asked { min_lesion_ml: Some(f64::NAN), ..Asked::default() });
+        assert_eq!(nan, "min_lesion_ml is NaN, must be 0 to 1000");
+        let patch = refused(Asked { patch: Some([40, 64, 64]), ..Asked::default() });
+        assert!(patch.starts_with("patch is [40, 64, 64]"), "{patch}");
+    }
+}

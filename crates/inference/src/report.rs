@@ -1,0 +1,205 @@
+//! What a result says: `report.json`.
+//!
+//! Wire types only. Lengths are millimetres, volumes millilitres, positions RAS+ world millimetres,
+//! times seconds. Fields may be added; clients ignore what they do not know.
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The edition of the report.
+pub const SCHEMA: &str = "dawson-report/1";
+
+/// Stands on every report and picture.
+pub const NOTICE: &str = "research use only, not for diagnosis";
+
+/// The result of a study.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// The edition of this document.
+    #[schema(example = "dawson-report/1")]
+    pub schema: String,
+    /// The network.
+    pub model: ModelReport,
+    /// What it ran on.
+    pub engine: EngineReport,
+    /// What was sent.
+    pub study: StudyReport,
+    /// All that shaped the result.
+    pub settings: SettingsReport,
+    /// What was found.
+    pub lesions: LesionsReport,
+    /// What to know before believing it.
+    pub warnings: Vec<Warning>,
+    /// Seconds of each stage.
+    pub timings_s: Timings,
+    /// What this is not.
+    #[schema(example = "research use only, not for diagnosis")]
+    pub notice: String,
+}
+
+/// Which network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelReport {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its ONNX file.
+    pub sha256: String,
+}
+
+/// What the network ran on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EngineReport {
+    /// `cpu`, `openvino`, `cuda:N` or `tensorrt:N`.
+    pub device: String,
+    /// `f32` or `bf16`.
+    pub precision: String,
+    /// Version of ONNX Runtime.
+    pub runtime_version: String,
+    /// CPU threads of a patch.
+    pub threads: usize,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StudyReport {
+    /// FLAIR first.
+    pub contrasts: Vec<ContrastReport>,
+    /// Shape of the grid on which the network saw the study (RAS+).
+    pub grid_shape: [usize; 3],
+    /// Its spacing.
+    pub grid_spacing_mm: [f64; 3],
+    /// `brain` (the sender stripped the skull) or `head`.
+    pub foreground: String,
+    /// Volume of that foreground.
+    pub foreground_ml: f64,
+}
+
+/// One contrast as it was sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ContrastReport {
+    /// `flair`, `t1w`, `t2w`, `pdw` or `t1gd`.
+    pub contrast: String,
+    /// Voxels along the file's axes.
+    pub shape: [usize; 3],
+    /// Spacing along the file's axes.
+    pub spacing_mm: [f64; 3],
+    /// Where the file's axes point, such as `LPS`.
+    pub orientation: String,
+    /// The type of the stored numbers.
+    pub datatype: String,
+    /// The header fields that place it: `sform`, `qform` or `pixdim`.
+    pub affine_from: String,
+    /// SHA-256 of the file as it was sent.
+    pub sha256: String,
+    /// Whether the network saw it.
+    pub used: bool,
+    /// Whether its values were interpolated (else copied voxel by voxel).
+    pub resampled: bool,
+    /// The share of the brain within its field of view, 0 to 1.
+    pub coverage: f64,
+}
+
+/// All that shaped the result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SettingsReport {
+    /// The least probability of a lesion's voxel.
+    pub threshold: f32,
+    /// The least volume of a lesion.
+    pub min_lesion_ml: f64,
+    /// `full` or `single`.
+    pub voting: String,
+    /// Voxels of a patch, `[i, j, k]`.
+    pub patch: [usize; 3],
+    /// The share of a patch that the next one covers again.
+    pub overlap: f64,
+    /// How votes weigh.
+    pub weighting: String,
+    /// Whether mirrored patches voted too.
+    pub flips: bool,
+    /// Patches that were computed.
+    pub patches: usize,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LesionsReport {
+    /// How lesions were counted.
+    pub counting_rule: String,
+    /// The number of lesions.
+    pub count: usize,
+    /// Their volume together.
+    pub volume_ml: f64,
+    /// The volume of the largest, 0 if there is none.
+    pub largest_ml: f64,
+    /// Mean probability over all lesion voxels, 0 if there is none.
+    pub mean_probability: f64,
+    /// Each lesion, the largest first.
+    pub items: Vec<LesionReport>,
+}
+
+/// One lesion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LesionReport {
+    /// Its value in `instances.nii.gz`, 1 the largest.
+    pub id: u32,
+    /// Its volume, counted from voxels of the FLAIR.
+    pub volume_ml: f64,
+    /// Its voxels on the FLAIR's grid.
+    pub voxels: usize,
+    /// The mean place of its voxels.
+    pub centroid_mm: [f64; 3],
+    /// The box around it.
+    pub bbox_mm: BoxReport,
+    /// The largest distance between two of its voxels' centres.
+    pub largest_extent_mm: f64,
+    /// Mean probability of its voxels.
+    pub mean_probability: f64,
+    /// Largest probability of a voxel.
+    pub max_probability: f32,
+    /// Whether it reaches the edge of the image, so that a part may lie outside.
+    pub touches_border: bool,
+}
+
+/// A box along the world's axes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BoxReport {
+    /// Least x, y, z.
+    pub min: [f64; 3],
+    /// Largest x, y, z.
+    pub max: [f64; 3],
+}
+
+/// Something to know before believing a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Warning {
+    /// Stable, in `snake_case`; the list stands in `docs/warnings.md`.
+    #[schema(example = "brain_not_extracted")]
+    pub code: String,
+    /// What was found, with its figure.
+    pub detail: String,
+    /// The contrast it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<String>,
+}
+
+/// Seconds of each stage.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Timings {
+    /// Unpacking and reading the files.
+    pub decode: f64,
+    /// Bringing the contrasts onto one grid and finding the brain.
+    pub assemble: f64,
+    /// Scaling intensities.
+    pub normalise: f64,
+    /// Patches through the network, waiting for other studies included.
+    pub infer: f64,
+    /// Of that, inside the network for this study's patches.
+    pub network: f64,
+    /// Bringing the probability back onto the FLAIR's grid.
+    pub restore: f64,
+    /// Finding and measuring lesions.
+    pub count: f64,
+    /// From the first to the last of these.
+    pub total: f64,
+}

@@ -1,0 +1,8 @@
+//! Dawson, the service and the command line.
+//!
+//! The rooms: [`jobs`] (a job's life), [`store`] (rows and files), [`http`] (the wire), [`cli`] (one
+//! file a command), [`config`], [`telemetry`], [`files`] (durable writing). They meet in
+//! `cli/serve.rs`. What is computed stands in the crates `dawson-imaging` and `dawson-inference`.
+
+pub mod cli;
+pub mod files;
