@@ -5,4 +5,9 @@
 //! `cli/serve.rs`. What is computed stands in the crates `dawson-imaging` and `dawson-inference`.
 
 pub mod cli;
+pub mod config;
 pub mod files;
+pub mod http;
+pub mod jobs;
+pub mod store;
+pub mod telemetry;

@@ -9,8 +9,10 @@ mod doctor;
 mod engine;
 mod evaluate;
 mod models;
+mod openapi;
 mod phantom;
 mod segment;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the HTTP interface
+    Serve(serve::Args),
     /// Find the lesions of one study, or of a table of studies
     Segment(segment::Args),
     /// Hold a mask against a truth: every figure, for one case or two folders of cases
@@ -37,6 +41,8 @@ enum Command {
     Phantom(phantom::Args),
     /// Say what is there, what is missing, and how to mend it
     Doctor(doctor::Args),
+    /// Print the OpenAPI description of the HTTP interface
+    Openapi,
     /// Print shell completions
     Completions(completions::CompletionsArgs),
     /// Write manual pages
@@ -88,11 +94,13 @@ impl From<dawson_inference::models::Error> for Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Serve(args) => serve::run(&args),
         Command::Segment(args) => segment::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Man(args) => completions::man(&args, &Cli::command()),
     };

@@ -50,14 +50,14 @@ def reference(prediction, truth, affine, probability=None, region=None, min_lesi
         **voxels(prediction, truth, region),
         **ranking(probability, truth, region),
         **lesions(prediction, truth, voxel_ml, min_lesion_ml, overlap),
-        **volumes(prediction, truth, affine),
+        **volumes(prediction, truth, affine, voxel_ml),
         **surfaces(prediction, truth, spacing),
     }
 
 
-def empty(*values):
-    """One value for both libraries: the convention for an empty mask."""
-    return {"convention": values[0]}
+def empty(value):
+    """What docs/evaluation.md states for an empty mask, in the place of a library's value."""
+    return {"convention": value}
 
 
 def voxels(prediction, truth, region):
@@ -174,16 +174,17 @@ def panoptic(prediction, truth):
     }
 
 
-def volumes(prediction, truth, affine):
+def volumes(prediction, truth, affine, voxel_ml):
+    """nibabel's volumes are float32, too coarse for a difference: that is counted in voxels."""
     def ml(mask):
-        return nibabel.imagestats.mask_volume(nibabel.Nifti1Image(mask.astype("u1"), affine)) / 1000
+        return float(nibabel.imagestats.mask_volume(nibabel.Nifti1Image(mask.astype("u1"), affine))) / 1000
 
-    true_ml, found_ml = ml(truth), ml(prediction)
+    difference_ml = (int(prediction.sum()) - int(truth.sum())) * voxel_ml
     return {
-        "true_ml": {"nibabel": true_ml},
-        "found_ml": {"nibabel": found_ml},
-        "volume_difference_ml": {"nibabel": found_ml - true_ml},
-        "absolute_volume_difference_ml": {"nibabel": abs(found_ml - true_ml)},
+        "true_ml": {"nibabel": ml(truth), "numpy": truth.sum() * voxel_ml},
+        "found_ml": {"nibabel": ml(prediction), "numpy": prediction.sum() * voxel_ml},
+        "volume_difference_ml": {"numpy": difference_ml},
+        "absolute_volume_difference_ml": {"numpy": abs(difference_ml)},
         "volume_difference": empty(None) if not truth.any() else {"medpy": abs(medpy.ravd(prediction, truth))},
     }
 
@@ -198,6 +199,10 @@ def surfaces(prediction, truth, spacing):
     """
     if not prediction.any() or not truth.any():
         return {"assd_mm": empty(None), "hd95_mm": empty(None), "hd_mm": empty(None)}
+    # All surfaces lie in here; a margin keeps background around them where there is some.
+    box = tuple(slice(max(axis.start - 2, 0), axis.stop + 2)
+                for axis in ndimage.find_objects((prediction | truth).astype(int))[0])
+    prediction, truth = prediction[box], truth[box]
     there, back = (medpy.asd(a, b, spacing, 3) for a, b in ((prediction, truth), (truth, prediction)))
     edges = [mask & ~ndimage.binary_erosion(mask, CORNERS) for mask in (prediction, truth)]
     sizes = [edge.sum() for edge in edges]
@@ -211,6 +216,28 @@ def surfaces(prediction, truth, spacing):
     if numpy.ptp(spacing) < 1e-6:
         out["hd_mm"]["skimage"] = metrics.hausdorff_distance(*edges) * spacing[0]
     return out
+
+
+def cohort(pairs, figures):
+    """Returns mean, median and n by figure, r, and the ISBI score of each case.
+
+    pairs: (prediction, truth) of each case, voxels of one size; figures: {figure: value or None} of each.
+    The score is that of Carass et al. (2017), with r the correlation of the volumes over the cases.
+    """
+    figures = [dict(case) for case in figures]
+    r = float(medpy.volume_correlation(*zip(*pairs))[0])
+    for case in figures:
+        ppv = 0.0 if case["ppv"] is None else case["ppv"]
+        case["isbi_score"] = None if case["ltpr"] is None else numpy.dot(
+            [case["dsc"], ppv, 1 - case["lfpr"], case["ltpr"], r], [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 4])
+    defined = {name: [case[name] for case in figures if case[name] is not None] for name in figures[0]}
+    return {
+        "mean": {name: numpy.mean(values) if values else None for name, values in defined.items()},
+        "median": {name: numpy.median(values) if values else None for name, values in defined.items()},
+        "n": {name: len(values) for name, values in defined.items()},
+        "volume_correlation": r,
+        "isbi_scores": [case["isbi_score"] for case in figures],
+    }
 
 
 def share(text):

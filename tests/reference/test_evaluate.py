@@ -5,7 +5,8 @@ DAWSON_BIN names the program. It is called as
     dawson evaluate --prediction P --truth T [--probability F] [--region F]
                     --min-lesion-ml ML --overlap any|SHARE --json
 
-and prints one JSON object with `figures`, a value or null by name. DAWSON_MASKS may name a folder of
+and prints one JSON object with `figures`, a value or null by name; with two folders of cases, `mean`,
+`median` and `n` by name, `volume_correlation` and `isbi_scores` by case. DAWSON_MASKS may name a folder of
 cases, each a folder with `lesions.nii.gz`: then real masks are compared as well.
 """
 import itertools
@@ -19,7 +20,7 @@ import numpy
 import pytest
 from scipy import ndimage
 
-from evaluate_reference import reference
+from evaluate_reference import cohort, reference
 
 RELATIVE = 1e-6
 PROGRAM = os.environ.get("DAWSON_BIN")
@@ -57,6 +58,13 @@ def pair(random, shape, density, roughness):
     return (moved & keep) | (other & ~keep), truth
 
 
+def same(found, want):
+    """Both undefined, or as near as rounding allows."""
+    if found is None or want is None:
+        return found is None and want is None
+    return found == pytest.approx(want, rel=RELATIVE, abs=1e-9)
+
+
 def compare(folder, prediction, truth, affine, probability=None, region=None, min_lesion_ml=0.0, overlap=None):
     """Runs the program on the masks and compares each of its figures with each library's."""
     def save(name, samples, kind):
@@ -76,13 +84,12 @@ def compare(folder, prediction, truth, affine, probability=None, region=None, mi
     found = json.loads(answer.stdout)["figures"]
     want = reference(prediction, truth, affine, probability, region, min_lesion_ml, overlap)
     assert found.keys() == want.keys()
-    wrong = {}
-    for name, by_library in want.items():
-        for library, value in by_library.items():
-            agrees = (found[name] is None) == (value is None) and (
-                value is None or found[name] == pytest.approx(value, rel=RELATIVE, abs=1e-9))
-            if not agrees:
-                wrong[name, library] = (found[name], value)
+    wrong = {
+        (name, library): (found[name], value)
+        for name, by_library in want.items()
+        for library, value in by_library.items()
+        if not same(found[name], value)
+    }
     assert not wrong, f"(figure, library): (dawson, reference): {wrong}"
     return found
 
@@ -131,8 +138,8 @@ CORNER[:2, :2, :2] = True
 EVERYTHING = ~NOTHING
 
 
-@pytest.mark.parametrize(("prediction", "truth"), itertools.product(
-    [NOTHING, CORNER, CORNER[::-1, ::-1, ::-1], EVERYTHING], [NOTHING, CORNER, EVERYTHING]))
+@pytest.mark.parametrize(("prediction", "truth"), list(itertools.product(
+    [NOTHING, CORNER, CORNER[::-1, ::-1, ::-1], EVERYTHING], [NOTHING, CORNER, EVERYTHING])))
 def test_empty_and_full_masks(tmp_path, prediction, truth):
     probability = numpy.where(prediction, 0.75, 0.0).astype("f4")
     compare(tmp_path, prediction, truth, affine_of((1.0, 1.5, 3.0)), probability)
@@ -142,6 +149,38 @@ def test_a_region_without_background_or_without_lesions(tmp_path):
     probability = numpy.full(NOTHING.shape, 0.5, "f4")
     for region in (CORNER, ~CORNER):
         compare(tmp_path, CORNER, CORNER, affine_of((1.0, 1.0, 1.0)), probability, region)
+
+
+def test_a_cohort(tmp_path):
+    """Five cases of other sizes, one of them healthy, one in which nothing is found."""
+    random = numpy.random.default_rng(26)
+    shape, affine = (30, 28, 26), affine_of((1.0, 1.0, 1.5))
+    pairs = [pair(random, shape, density, 1.2) for density in (0.01, 0.02, 0.05, 0.03, 0.04)]
+    nothing = numpy.zeros(shape, bool)
+    pairs[3] = (pairs[3][0], nothing)
+    pairs[4] = (nothing, pairs[4][1])
+    for number, case in enumerate(pairs):
+        for side, mask in zip(("prediction", "truth"), case):
+            folder = tmp_path / side / f"case{number}"
+            folder.mkdir(parents=True)
+            nibabel.save(nibabel.Nifti1Image(mask.astype("u1"), affine), folder / "lesions.nii.gz")
+    command = [PROGRAM, "evaluate", "--json", "--min-lesion-ml", "0.003", "--overlap", "any",
+               "--prediction", str(tmp_path / "prediction"), "--truth", str(tmp_path / "truth")]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    by_library = [reference(*case, affine, min_lesion_ml=0.003) for case in pairs]
+    figures = [{name: next(iter(values.values())) for name, values in case.items()} for case in by_library]
+    want = cohort(pairs, figures)
+    for kind in ("mean", "median", "n"):
+        assert found[kind].keys() == want[kind].keys()
+        wrong = {name: (found[kind][name], value) for name, value in want[kind].items()
+                 if not same(found[kind][name], value)}
+        assert not wrong, f"{kind}: figure: (dawson, reference): {wrong}"
+    assert same(found["volume_correlation"], want["volume_correlation"])
+    scores = [found["isbi_scores"][f"case{number}"] for number in range(len(pairs))]
+    assert all(same(*both) for both in zip(scores, want["isbi_scores"])), (scores, want["isbi_scores"])
+    assert scores[3] is None
 
 
 def real_masks():

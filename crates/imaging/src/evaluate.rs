@@ -381,6 +381,17 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_that_fills_the_volume_is_compared_with_its_own_middle() {
+        let grid = grid([5, 5, 5], [1.0; 3]);
+        let full = Volume::filled(grid, 1);
+        let middle = Volume::from_fn(grid, |at| u8::from(at == [2, 2, 2]));
+        let e = evaluate(&full, &middle, None, None, ANY).unwrap();
+        close(e.hd_mm, 12.0_f64.sqrt());
+        let itself = evaluate(&full, &full, None, None, ANY).unwrap();
+        assert_eq!((itself.hd_mm, itself.specificity), (Some(0.0), None));
+    }
+
+    #[test]
     fn volumes_on_other_grids_are_refused_by_name() {
         let truth = row(&[0, 1, 1]);
         let short = row(&[0, 1]);

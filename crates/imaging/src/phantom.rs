@@ -270,7 +270,7 @@ fn samples(grid: &Grid) -> Vec<Vec3> {
 fn softness_mm(grid: &Grid) -> f32 {
     let parts: usize = per_axis(grid).iter().product();
     let size_mm = (grid.voxel_ml() * 1000.0 / parts as f64).cbrt();
-    (1.15 * size_mm).max(0.5) as f32
+    (1.5 * size_mm).max(0.6) as f32
 }
 
 /// Where in the world, to a 64th of a millimetre, a voxel lies: the same place has the same noise in

@@ -117,6 +117,8 @@ codes! {
     ArtifactNotReady = "artifact_not_ready", Invalid, 404, 3, "The result is not there yet";
     /// The job has already ended; what has ended cannot be cancelled.
     JobEnded = "job_ended", Invalid, 409, 3, "The job has ended";
+    /// The same Idempotency-Key came with another request before. Use a new key for a new request.
+    IdempotencyMismatch = "idempotency_mismatch", Invalid, 422, 3, "The key was used for another request";
     /// The study needs more memory than this server has been given.
     StudyTooLarge = "study_too_large", Invalid, 413, 3, "The study is too large for this server";
     /// The requested range lies outside the artifact.

@@ -289,6 +289,13 @@ mod tests {
     }
 
     #[test]
+    fn voxels_that_touch_at_a_corner_are_one_lesion() {
+        let mask = [1, 0, 0, 0, 0, 0, 0, 1]; // Opposite corners of a cube of 2 x 2 x 2.
+        let c = compare(&mask, &mask, [2, 2, 2], 0.001, options(0.0, ANY));
+        assert_eq!((c.real, c.found), (1, 1));
+    }
+
+    #[test]
     fn the_minimum_volume_leaves_small_lesions_out_of_both_masks() {
         // The finding of one voxel no longer detects, the true lesion of two no longer excuses.
         let found = "#....####....";

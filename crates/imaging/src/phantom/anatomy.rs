@@ -13,14 +13,16 @@ use super::cortex::{Cortex, Fold};
 use super::shapes::{Ellipsoid, Tube, common, coverage, union, union_of};
 use super::signal::{Palette, Signals, Tissue};
 
-/// Outline of the cerebellum, right half; fitted as the cerebrum's.
-const CEREBELLUM: [[f32; 8]; 2] = [
+/// Outline of the cerebellum, right half; fitted as the cerebrum's, and the top of the vermis.
+const CEREBELLUM: [[f32; 8]; 3] = [
+    [0.0, -51.0, -10.0, 10.0, 12.0, 9.5, -0.6, 0.0],
     [23.0, -64.7, -36.2, 32.1, 27.2, 20.0, -0.42, 0.33],
     [7.1, -54.5, -21.2, 16.4, 34.7, 15.2, -0.41, -0.89],
 ];
 
-/// Outline of midbrain, pons and medulla, right half; fitted as the cerebrum's.
-const BRAINSTEM: [[f32; 8]; 3] = [
+/// Outline of midbrain, pons and medulla, right half; fitted as the cerebrum's, and the tectum.
+const BRAINSTEM: [[f32; 8]; 4] = [
+    [0.0, -35.0, -4.0, 8.5, 5.5, 8.0, 0.3, 0.0],
     [0.9, -28.3, -28.5, 11.6, 13.7, 18.3, -0.92, -0.74],
     [5.2, -30.5, -12.2, 10.2, 6.1, 12.7, -0.06, 0.69],
     [2.6, -40.3, -42.4, 8.4, 6.0, 23.4, -0.26, -0.69],
@@ -42,17 +44,34 @@ const HEAD: [[f32; 8]; 5] = [
     [-24.4, 22.0, -81.3, 66.8, 54.5, 75.4, -0.05, 0.55],
 ];
 
-/// Lateral ventricle: frontal horn, body, atrium, occipital horn.
-const VENTRICLE: [[f32; 4]; 9] = [
-    [17.0, 32.0, 3.0, 1.6],
-    [12.5, 25.0, 8.0, 4.2],
-    [9.0, 13.0, 13.0, 5.2],
-    [8.5, 0.0, 18.5, 4.8],
-    [10.5, -13.0, 21.5, 4.4],
-    [15.0, -27.0, 20.0, 5.0],
-    [23.0, -39.0, 13.0, 6.2],
-    [27.0, -49.0, 8.0, 4.6],
-    [28.0, -62.0, 6.0, 1.4],
+/// Lateral ventricle, frontal horn and body: at each y a triangle with an outer edge (x, z), an
+/// inner edge along the septum (x, upper and lower z), rounded by a radius.
+const VENTRICLE: [[f32; 7]; 9] = [
+    [35.0, 15.0, 5.0, 13.0, 4.0, 3.0, -1.0],
+    [31.0, 14.5, 8.5, 8.0, 7.5, 2.5, 1.0],
+    [24.0, 12.5, 13.0, 3.6, 12.5, 2.0, 1.6],
+    [14.0, 11.5, 17.0, 2.8, 16.0, 4.0, 1.6],
+    [4.0, 11.5, 21.5, 2.7, 20.0, 9.0, 1.7],
+    [-8.0, 12.5, 23.5, 2.8, 21.5, 16.0, 1.8],
+    [-20.0, 15.5, 24.0, 6.0, 23.0, 18.5, 2.4],
+    [-33.0, 20.5, 21.0, 14.0, 20.5, 17.5, 3.4],
+    [-44.0, 25.0, 13.0, 20.0, 13.0, 12.0, -2.0],
+];
+
+/// Its atrium and occipital horn.
+const ATRIUM: [[f32; 4]; 4] = [
+    [17.0, -31.0, 19.0, 4.0],
+    [23.0, -40.0, 13.0, 6.8],
+    [27.0, -50.0, 8.0, 5.2],
+    [28.0, -63.0, 6.0, 1.4],
+];
+
+const FORNIX: [[f32; 4]; 5] = [
+    [2.0, 2.0, -4.0, 1.4],
+    [1.8, 2.0, 8.0, 1.7],
+    [2.4, -10.0, 15.5, 1.8],
+    [7.0, -29.0, 17.5, 1.7],
+    [19.0, -38.0, 6.0, 1.5],
 ];
 
 /// Its temporal horn.
@@ -71,7 +90,7 @@ const HIPPOCAMPUS: [[f32; 4]; 4] =
     [[21.0, -8.0, -21.0, 4.2], [26.0, -16.0, -18.0, 4.6], [29.5, -27.0, -11.0, 3.8], [25.0, -37.0, -2.0, 3.0]];
 
 const PLEXUS: [[f32; 4]; 4] =
-    [[9.5, -6.0, 16.0, 1.0], [14.0, -24.0, 17.0, 1.6], [22.5, -38.0, 11.0, 2.9], [30.0, -36.0, 1.0, 1.4]];
+    [[9.5, -6.0, 16.0, 1.0], [14.0, -24.0, 17.0, 1.6], [23.5, -38.0, 11.0, 2.2], [30.0, -36.0, 1.0, 1.4]];
 
 const SINUS: [[f32; 4]; 5] = [
     [0.0, -104.0, 4.0, 3.4],
@@ -80,6 +99,24 @@ const SINUS: [[f32; 4]; 5] = [
     [57.0, -58.0, -25.0, 3.6],
     [54.0, -44.0, -42.0, 3.4],
 ];
+
+/// Tissue is not of one brightness: factors at the bright end of its unevenness.
+const GRAIN: Signals = [1.04, 0.985, 1.03, 1.015, 0.985];
+
+/// The box, right half, outside which there are no nuclei, ventricles or callosum.
+const DEEP_MM: Span = Span { low: Vec3::new(0.0, -70.0, -36.0), high: Vec3::new(46.0, 42.0, 42.0) };
+
+/// A box.
+struct Span {
+    low: Vec3,
+    high: Vec3,
+}
+
+impl Span {
+    fn contains(&self, p: Vec3) -> bool {
+        p.cmpge(self.low).all() && p.cmple(self.high).all()
+    }
+}
 
 /// A point painted: what it is made of and how bright it is in each contrast.
 #[derive(Debug, Clone, Copy)]
@@ -151,11 +188,14 @@ pub(super) struct Anatomy {
     skull_mm: f32,
     head: [Ellipsoid; 5],
     cavity: [Ellipsoid; 3],
-    cerebellum: [Ellipsoid; 2],
-    brainstem: [Ellipsoid; 3],
+    cerebellum: [Ellipsoid; 3],
+    brainstem: [Ellipsoid; 4],
     cord: Tube,
-    ventricle: Tube,
+    /// Factor of the ventricles' width.
+    wide: f32,
+    atrium: Tube,
     temporal_horn: Tube,
+    fornix: Tube,
     plexus: Tube,
     caudate: Tube,
     hippocampus: Tube,
@@ -220,14 +260,14 @@ impl Pose {
         Self {
             turn: Mat3::from_diagonal(axes.recip()) * turn,
             centre_mm: Vec3::new(draw(8, 1.5), -18.0 + draw(9, 2.0), 9.0 + draw(10, 2.0)),
-            bend: [11, 12, 13].map(|n| Waves::new(chance.of(n), 6, 75.0, 0.3)),
+            bend: [11, 12, 13].map(|n| Waves::new(chance.of(n), 6, 110.0, 0.3)),
             scale,
         }
     }
 
     fn standard(&self, world: Vec3) -> Vec3 {
         let p = MIDDLE + self.turn * (world - self.centre_mm);
-        p + 1.3 * Vec3::new(self.bend[0].at(p), self.bend[1].at(p), self.bend[2].at(p))
+        p + 1.1 * Vec3::new(self.bend[0].at(p), self.bend[1].at(p), self.bend[2].at(p))
     }
 }
 
@@ -241,7 +281,7 @@ impl Anatomy {
             palette: Palette::new(chance.of(2)),
             cortex: Cortex::new(chance.of(3)),
             pose: Pose::new(chance.of(4)),
-            sulcus_mm: draw(5, 0.35, 0.6),
+            sulcus_mm: draw(5, 0.25, 0.5),
             cortex_mm: draw(6, 2.5, 2.9),
             skull_mm: draw(7, 5.5, 7.0),
             head: HEAD.map(ellipsoid),
@@ -249,8 +289,10 @@ impl Anatomy {
             cerebellum: CEREBELLUM.map(ellipsoid),
             brainstem: BRAINSTEM.map(ellipsoid),
             cord: Tube::new(&[[0.0, -44.0, -52.0, 7.0], [0.0, -50.0, -70.0, 6.0], [0.0, -54.0, -150.0, 5.5]], 1.0),
-            ventricle: Tube::new(&VENTRICLE, wide),
+            wide,
+            atrium: Tube::new(&ATRIUM, wide),
             temporal_horn: Tube::new(&TEMPORAL_HORN, wide),
+            fornix: Tube::new(&FORNIX, 1.0),
             plexus: Tube::new(&PLEXUS, 1.0),
             caudate: Tube::new(&CAUDATE, draw(8, 0.95, 1.05)),
             hippocampus: Tube::new(&HIPPOCAMPUS, draw(9, 0.95, 1.05)),
@@ -261,13 +303,13 @@ impl Anatomy {
                 thalamus: ellipsoid([11.0, -18.0, 7.0, 8.2, 14.5, 9.3, 0.0, 0.38]),
                 hypothalamus: ellipsoid([0.0, -4.0, -9.0, 7.5, 9.0, 7.0, 0.0, 0.0]),
                 amygdala: ellipsoid([23.0, -3.0, -19.0, 6.5, 6.5, 6.5, 0.0, 0.0]),
-                third: ellipsoid([0.0, -12.0, -1.0, 1.2 + 1.3 * wide, 14.5, 8.5, 0.3, 0.0]),
+                third: ellipsoid([0.0, -12.0, -1.0, 0.7 + 1.1 * wide, 14.0, 8.0, 0.3, 0.0]),
                 fourth: ellipsoid([0.0, -45.5, -30.0, 6.5, 4.0, 9.0, -0.25, 0.0]),
-                cistern: ellipsoid([0.0, -43.0, 0.0, 9.0, 6.5, 7.0, 0.5, 0.0]),
+                cistern: ellipsoid([0.0, -42.0, -1.0, 7.0, 4.0, 5.5, 0.5, 0.0]),
                 aqueduct: Tube::new(&[[0.0, -29.0, -4.0, 1.0], [0.0, -40.0, -21.0, 1.2]], 1.0),
                 peduncle: Tube::new(&[[9.0, -33.0, -33.0, 7.0], [22.0, -50.0, -36.0, 7.0]], 1.0),
                 capsule: Tube::new(&[[8.0, -22.0, -14.0, 5.5], [15.0, -15.0, -4.0, 5.0], [21.0, -12.0, 8.0, 5.0]], 1.0),
-                core: ellipsoid([0.0, -14.0, 12.0, 36.0, 50.0, 20.0, 0.1, 0.0]),
+                core: ellipsoid([0.0, -14.0, 11.0, 33.0, 46.0, 17.0, 0.1, 0.0]),
             },
             face: Face {
                 orbit: ellipsoid([31.0, 48.0, -37.0, 16.0, 27.0, 16.0, 0.0, 0.35]),
@@ -311,7 +353,10 @@ impl Anatomy {
         let fold = self.cortex.at(p);
         let cerebellum = union_of(&self.cerebellum, side, 8.0);
         let brainstem = union(union_of(&self.brainstem, side, 5.0), self.cord.depth(side), 4.0);
-        let inner = cavity.max(fold.hull + 2.2).max(cerebellum + 2.0).max(brainstem + 2.5);
+        let below = cerebellum.max(brainstem);
+        // The skull follows the brain: its cavity is smooth, but nowhere far from it.
+        let near = union(fold.hull + 3.2, below + 3.5, 16.0);
+        let inner = cavity.min(near).max(fold.hull + 1.8).max(below + 1.8);
         if with == Surroundings::Painted && inner < softness {
             self.paint_head(&mut brush, p, side, inner);
         }
@@ -323,14 +368,14 @@ impl Anatomy {
             host: 0.0,
             pial: -20.0,
             ventricle: -20.0,
-            infratentorial: cerebellum.max(brainstem),
+            infratentorial: below,
         };
         if inner > -softness {
             paint.brain = self.paint_brain(&mut brush, &mut paint, p, &fold, [cerebellum, brainstem]);
             self.paint_meninges(&mut brush, side, inner, fold.hull.max(cerebellum));
         }
-        let grain = 1.0 + 0.018 * self.chance.of(20).noise(p / 3.0) + 0.012 * fold.slow;
-        brush.tint(1.0, [grain; 5]);
+        let grain = self.chance.of(20).noise(p / 6.5) + 0.5 * self.chance.of(26).noise(p / 3.0) + 0.6 * fold.slow;
+        brush.tint(grain, GRAIN);
         Some(Paint { signals: brush.signals, tissue: brush.tissue, host: brush.host, ..paint })
     }
 
@@ -338,8 +383,12 @@ impl Anatomy {
     fn paint_brain(&self, brush: &mut Brush, paint: &mut Paint, p: Vec3, fold: &Fold, [cerebellum, brainstem]: [f32; 2]) -> f32 {
         let side = p.with_x(p.x.abs());
         let callosum = Callosum::at(side);
-        let pial = self.pial(side, fold, callosum);
-        paint.pial = pial;
+        let rough = self.chance.of(24).noise(p / 5.5);
+        let ventricle = self.ventricle(side);
+        let pial = self.pial(side, fold, callosum, rough);
+        // White matter surrounds the ventricles: no sulcus comes near.
+        let pial = pial.max((ventricle + 6.0).min(fold.hull));
+        (paint.pial, paint.ventricle) = (pial, ventricle);
         if pial > -brush.softness {
             self.paint_cerebrum(brush, paint, p, fold, callosum);
         }
@@ -359,22 +408,32 @@ impl Anatomy {
             brush.fill(self.nuclei.aqueduct.depth(side), Tissue::Ventricle);
             brush.fill(self.nuclei.fourth.depth(side), Tissue::Ventricle);
         }
-        let outer = (fold.hull + 0.7).max(cerebellum + 0.9).max(brainstem + 0.9);
+        // As brain extraction leaves it: notched where sulci open.
+        let cerebrum = (fold.hull - 2.0).max(pial.min(fold.hull) + 0.6);
+        let outer = union(cerebrum, cerebellum.max(brainstem) + 0.5, 5.0);
         coverage(common(outer, p.z + 66.0, 1.0), brush.softness)
     }
 
+    /// Depth in a lateral ventricle.
+    fn ventricle(&self, side: Vec3) -> f32 {
+        let body = union(wedge(side, self.wide), self.atrium.depth(side), 4.0);
+        union(body, self.temporal_horn.depth(side), 2.0)
+    }
+
     /// Depth below the pial surface of the cerebrum, sulci and fissures taken out.
-    fn pial(&self, side: Vec3, fold: &Fold, callosum: Callosum) -> f32 {
-        let medial = (side.x - 0.9).max(callosum.bridge);
+    fn pial(&self, side: Vec3, fold: &Fold, callosum: Callosum, rough: f32) -> f32 {
+        let medial = (side.x - 0.7).max(callosum.bridge);
         let outer = common(fold.hull, medial, 2.0);
         if outer < -4.0 {
             return outer;
         }
-        let gap = self.sulcus_mm + 1.1 * (-outer.max(0.0) / 3.0).exp();
+        // Some sulci are open, some closed; all are wider where they begin.
+        let open = (1.0 + 0.45 * fold.wander[0]).clamp(0.0, 1.9);
+        let gap = self.sulcus_mm * open + 1.25 * (-outer.max(0.0) / 2.4).exp();
         let below = |distance: f32, reach: f32| distance.hypot((outer - reach).max(0.0)) - gap;
-        let main = below(fold.main, fold.reach);
-        let small = below(fold.small, 4.2) + 0.35 * gap;
-        let folded = common(outer, main.min(small).min(self.drawn_sulci(side, fold, callosum)), 2.2);
+        let main = below(fold.main + 0.8 * rough, fold.reach);
+        let small = below(fold.small - 0.8 * rough, 5.0 + 1.4 * fold.wander[1]) + 0.35 * gap;
+        let folded = common(outer, main.min(small).min(self.drawn_sulci(side, fold, callosum)), 3.0);
         // Sulci end before they reach nuclei and ventricles.
         folded.max((self.nuclei.core.depth(side) + 2.0).min(outer))
     }
@@ -386,10 +445,10 @@ impl Anatomy {
         let Vec3 { x, y, z } = side;
         let slit = |distance: f32, beyond: f32| distance.hypot(beyond.max(0.0));
         let rise = -3.0 - 0.45 * (y - 5.0);
-        let sylvian = slit((z - rise) * 0.91 + 0.5 * a, (37.0 - x).max(y - 17.0).max(-44.0 - y)) - 1.0;
+        let sylvian = slit((z - rise) * 0.91 + 0.9 * a + 0.009 * (x - 48.0).powi(2), (37.0 - x).max(y - 17.0).max(-44.0 - y)) - 0.7;
         let bend = 0.012 * (z - rise - 3.0) * (z - rise - 3.0) + 0.006 * (y - 2.0) * (y - 2.0);
         let insula = slit(x + bend - 40.0 + 0.4 * b, (rise - 12.0 - z).max(z - rise - 17.0).max(y - 24.0).max(-24.0 - y)) - 0.6;
-        let cingulate = slit(callosum.shell + 12.5 + 0.6 * a, (x - 8.0 - b).max(2.0 - z).max(-38.0 - y)) - self.sulcus_mm;
+        let cingulate = slit(callosum.shell + 12.0 + 1.5 * a, (x - 6.5 - b).max(2.0 - z).max(-38.0 - y)) - self.sulcus_mm;
         let segment = |from: Vec2, to: Vec2| {
             let at = Vec2::new(y + 0.6 * a, z + 0.6 * b);
             let t = ((at - from).dot(to - from) / (to - from).length_squared()).clamp(0.0, 1.0);
@@ -397,7 +456,7 @@ impl Anatomy {
         };
         let parietal = slit(segment(Vec2::new(-58.0, 9.0), Vec2::new(-82.0, 46.0)), x - 17.0) - self.sulcus_mm;
         let calcarine = slit(segment(Vec2::new(-52.0, 3.0), Vec2::new(-98.0, 2.0)), x - 19.0) - self.sulcus_mm;
-        sylvian.min(insula - 0.0).min(cingulate).min(parietal).min(calcarine)
+        sylvian.min(insula).min(cingulate).min(parietal).min(calcarine)
     }
 
     fn paint_cerebrum(&self, brush: &mut Brush, paint: &mut Paint, p: Vec3, fold: &Fold, callosum: Callosum) {
@@ -409,23 +468,28 @@ impl Anatomy {
         brush.tint(coverage(pial, 1.0) * limbic, [1.05, 1.0, 1.03, 1.02, 1.0]);
         brush.fill(pial - self.cortex_mm - 0.35 * fold.slow, Tissue::WhiteMatter);
         brush.fill(common(callosum.band, 15.0 - side.x, 3.0), Tissue::WhiteMatter);
-        if pial < 4.0 && callosum.bridge < -4.0 {
+        if !DEEP_MM.contains(side) {
             return;
         }
         let nuclei = &self.nuclei;
+        // Between the bodies, below the callosum: fluid and the fornix.
+        let velum = (2.6 - side.x).min(callosum.inside).min(side.z - 6.0).min(-8.0 - side.y);
+        brush.fill(velum, Tissue::Csf);
         brush.fill(self.hippocampus.depth(side), Tissue::Hippocampus);
         brush.fill(nuclei.amygdala.depth(side), Tissue::Hippocampus);
         brush.fill(nuclei.hypothalamus.depth(side), Tissue::Thalamus);
         let roof = callosum.band.max(-20.0);
-        let ventricle = union(self.ventricle.depth(side), self.temporal_horn.depth(side), 2.0);
+        let ventricle = paint.ventricle;
         paint.ventricle = ventricle.min(-roof);
         // A thin bright rim and caps at the horns: normal, and not a lesion.
         let rim = (1.0 - (-ventricle / 2.5 - 0.2).abs()).max(0.0);
         brush.tint(rim, [1.05, 1.0, 1.03, 1.02, 1.0]);
         brush.fill(common(ventricle, -roof, 1.5), Tissue::Ventricle);
-        brush.fill(self.plexus.depth(side).min(ventricle) + 0.5 * self.chance.of(21).noise(p / 2.0), Tissue::ChoroidPlexus);
-        let septum = common(common(0.9 - side.x, callosum.inside, 1.0), (side.y + 22.0).min(side.z + 1.0), 1.0);
+        let ragged = 0.5 * self.chance.of(21).noise(p / 2.5);
+        brush.fill((self.plexus.depth(side) + ragged).min(ventricle), Tissue::ChoroidPlexus);
+        let septum = common(common(0.6 - side.x, callosum.inside, 1.0), (side.y + 14.0).min(side.z + 1.0), 1.0);
         brush.fill(septum.min(ventricle + 6.0), Tissue::WhiteMatter);
+        brush.fill(self.fornix.depth(side), Tissue::WhiteMatter);
         brush.fill(self.caudate.depth(side), Tissue::Caudate);
         brush.fill(nuclei.putamen.depth(side), Tissue::Putamen);
         brush.fill(nuclei.pallidum.depth(side), Tissue::Pallidum);
@@ -437,20 +501,21 @@ impl Anatomy {
     fn paint_cerebellum(&self, brush: &mut Brush, p: Vec3, depth: f32, fold: &Fold) {
         let hub = Vec2::new(-46.0, -33.0);
         let at = Vec2::new(p.y, p.z) - hub;
-        let bend = 0.004 * p.x.abs().powi(2) + 1.2 * self.chance.of(22).noise(p / 14.0) + 0.3 * fold.wander[0];
-        let radius = at.length().max(4.0);
+        let bend = 0.004 * p.x.abs().powi(2) + 1.6 * self.chance.of(22).noise(p / 14.0) + 1.3 * self.chance.of(25).noise(p / 6.0) + 0.3 * fold.wander[0];
+        let radius = at.length().max(12.0);
         let angle = at.y.atan2(-at.x) + bend / 28.0;
         let fan = |per_radian: f32| {
             let turn = angle * per_radian;
             ((turn - turn.round()).abs() * radius / per_radian, turn.round() as i32)
         };
         let (main, which) = fan(4.1);
-        let reach = self.chance.of(23).at(glam::IVec3::new(which, 0, 0)).between(9.0, 17.0);
+        let reach = self.chance.of(23).at(glam::IVec3::new(which, 0, 0)).between(5.0, 11.0);
         let (small, _) = fan(10.3);
+        let middle = 0.3 * (19.0 - at.length()).max(0.0);
         let slit = |distance: f32, reach: f32| distance.hypot((depth - reach).max(0.0));
-        let pial = depth.min(slit(main, reach) - 0.7).min(slit(small, 6.5) - 0.3);
+        let pial = depth.min(middle + slit(main, reach) - 0.3).min(middle + slit(small, 4.0) + 0.1);
         brush.fill(pial, Tissue::CerebellarCortex);
-        brush.fill(pial - 1.7, Tissue::CerebellarWhite);
+        brush.fill((pial - 1.5).min(depth - 3.0), Tissue::CerebellarWhite);
     }
 
     /// Dura, venous sinuses and vessels.
@@ -478,7 +543,8 @@ impl Anatomy {
         // Muscle: thin under the scalp, thick at temple, face and neck, streaked with fat.
         let fascia = head - (5.2 + 1.5 * slow + 3.0 * below_vault);
         brush.fill(fascia, Tissue::Muscle);
-        brush.fill((rough - 0.55) * 6.0 * below_vault + (fascia - 3.0).min(0.0), Tissue::Fat);
+        let plane = 0.9 - 9.0 * self.chance.of(32).noise(p / 13.0).abs();
+        brush.fill(plane.min(fascia).min(4.0 * below_vault - 2.0), Tissue::Fat);
         let face = &self.face;
         brush.fill(face.temporalis.depth(side).min(fascia + 1.0), Tissue::Muscle);
         brush.fill(face.mouth.depth(side), Tissue::Muscle);
@@ -515,7 +581,8 @@ impl Anatomy {
         }
         // Conchae and septum of the nose.
         let nose = face.nose.depth(side).min(head - 4.0);
-        brush.fill(nose.min((1.2 - (side.x - 5.0).abs()).max(0.8 - side.x) + 0.8 * rough), Tissue::Mucosa);
+        let shelf = (1.6 - (4.0 * (side.z / 4.2 - 0.18 * side.x).sin().abs())).min(side.x - 2.2);
+        brush.fill(nose.min(shelf.max(0.8 - side.x) + 0.5 * rough), Tissue::Mucosa);
         brush.fill(face.airway.depth(side), Tissue::Background);
         let mastoid = face.mastoid.depth(side).min(head - 6.0);
         brush.fill(mastoid, Tissue::Bone);
@@ -528,6 +595,33 @@ impl Anatomy {
 pub(super) enum Surroundings {
     Painted,
     Left,
+}
+
+/// Depth in the frontal horn and body of a lateral ventricle, [`VENTRICLE`], `wide` times as wide.
+fn wedge(side: Vec3, wide: f32) -> f32 {
+    let Some(rows) = VENTRICLE.windows(2).find(|rows| rows[1][0] <= side.y && side.y <= rows[0][0])
+    else {
+        return -20.0;
+    };
+    let t = (rows[0][0] - side.y) / (rows[0][0] - rows[1][0]);
+    let [_, x_outer, z_outer, x_inner, z_upper, z_lower, radius]: [f32; 7] =
+        std::array::from_fn(|n| rows[0][n] + t * (rows[1][n] - rows[0][n]));
+    let outer = Vec2::new(x_inner + (x_outer - x_inner) * wide, z_outer);
+    let corners = [outer, Vec2::new(x_inner, z_lower), Vec2::new(x_inner, z_upper)];
+    radius * wide + triangle(corners, Vec2::new(side.x, side.z))
+}
+
+/// Depth in a triangle whose corners run clockwise.
+fn triangle(corners: [Vec2; 3], at: Vec2) -> f32 {
+    let (mut nearest, mut inside) = (f32::INFINITY, f32::INFINITY);
+    for n in 0..3 {
+        let (from, to) = (corners[n], corners[(n + 1) % 3]);
+        let along = to - from;
+        let t = ((at - from).dot(along) / along.length_squared()).clamp(0.0, 1.0);
+        nearest = nearest.min(at.distance(from + along * t));
+        inside = inside.min((at - from).perp_dot(along) / along.length());
+    }
+    if inside >= 0.0 { inside } else { -nearest }
 }
 
 /// Depths in and around the callosum, in the plane of the midline.
@@ -546,8 +640,8 @@ struct Callosum {
 impl Callosum {
     fn at(side: Vec3) -> Self {
         // The arch rises a little to the sides.
-        let at = Vec2::new(side.y + 3.5, side.z - 5.0 - 0.012 * side.x.min(20.0).powi(2));
-        let radii = Vec2::new(37.0, 22.5);
+        let at = Vec2::new(side.y + 3.5, side.z - 6.0 - 0.012 * side.x.min(20.0).powi(2));
+        let radii = Vec2::new(37.0, 23.5);
         let (k0, k1) = ((at / radii).length(), (at / radii / radii).length().max(1e-6));
         let shell = k0 * (1.0 - k0) / k1;
         let ends = (at.y / radii.y).atan2(at.x / radii.x);

@@ -25,12 +25,20 @@ const CEREBRUM: [[f32; 8]; 6] = [
     [4.7, 16.5, 21.9, 53.8, 62.1, 37.6, -0.57, -0.37],
 ];
 
+/// Wavelengths of the two fields, mm: gyri are half as wide.
+const MAIN_MM: f32 = 25.0;
+const SMALL_MM: f32 = 17.0;
+
 /// Spacing of the lattice, mm: the shortest wave is some seven times as long.
 const STEP_MM: f32 = 2.0;
 
-/// Corner of the lattice and its points along x, y, z: a box around the cerebrum.
-const CORNER: Vec3 = Vec3::new(-80.0, -118.0, -62.0);
-const POINTS: UVec3 = UVec3::new(81, 103, 76);
+/// Corner of the lattice and its points along x, y, z: a box around the cerebrum. No point lies on
+/// the midline, since the hemispheres are folded each in its own way.
+const CORNER: Vec3 = Vec3::new(-81.0, -118.0, -62.0);
+const POINTS: UVec3 = UVec3::new(82, 103, 76);
+
+/// Where the right hemisphere looks its folds up: far from where the left one does.
+const OTHER_HEMISPHERE: Vec3 = Vec3::new(0.0, 0.0, 500.0);
 
 /// Sheets further away than this are all the same, mm.
 const REACH_MM: f32 = 9.0;
@@ -74,8 +82,8 @@ impl Cortex {
         let outline = CEREBRUM.map(Ellipsoid::new);
         let hull = |p: Vec3| union_of(&outline, p.with_x(p.x.abs()), 8.0);
         let fields = Fields {
-            main: Waves::new(chance.of(1), 36, 23.0, 0.16),
-            small: Waves::new(chance.of(2), 30, 14.5, 0.2),
+            main: Waves::new(chance.of(1), 36, MAIN_MM, 0.16),
+            small: Waves::new(chance.of(2), 30, SMALL_MM, 0.2),
             reach: Waves::new(chance.of(3), 16, 30.0, 0.3),
             wander: [Waves::new(chance.of(4), 14, 30.0, 0.3), Waves::new(chance.of(5), 14, 30.0, 0.3)],
             slow: Waves::new(chance.of(6), 12, 45.0, 0.4),
@@ -91,8 +99,8 @@ impl Cortex {
         });
         // Distances need the gradient of the folded field, which needs its neighbours.
         let rms = |wavelength: f32| std::f32::consts::TAU / wavelength;
-        let main = distances(&lattice, 1, 0.42 * rms(23.0));
-        let small = distances(&lattice, 2, 0.42 * rms(14.5));
+        let main = distances(&lattice, 1, 0.22 * rms(MAIN_MM));
+        let small = distances(&lattice, 2, 0.25 * rms(SMALL_MM));
         for ((node, main), small) in lattice.iter_mut().zip(main).zip(small) {
             (node[1], node[2]) = (main, small);
         }
@@ -145,10 +153,11 @@ impl Fields {
         let slope = |axis: Vec3| surface(p + axis) - surface(p - axis);
         let inwards = Vec3::new(slope(Vec3::X), slope(Vec3::Y), slope(Vec3::Z)).normalize_or_zero();
         let here = surface(p);
-        let start = p - inwards * (0.88 * here.clamp(-8.0, 24.0));
+        let start = p - inwards * (0.8 * here.clamp(-8.0, 24.0));
+        let start = if p.x < 0.0 { start } else { start + OTHER_HEMISPHERE };
         fold.main = self.main.at(start);
         fold.small = self.small.at(start);
-        fold.reach = (12.0 + 4.5 * self.reach.at(start)).clamp(3.5, 20.0);
+        fold.reach = (15.0 + 5.0 * self.reach.at(start)).clamp(5.0, 24.0);
         fold.wander = [2.2 * self.wander[0].at(p), 2.2 * self.wander[1].at(p)];
         fold.slow = 0.6 * self.slow.at(p);
         fold
@@ -164,8 +173,12 @@ fn offset(at: UVec3) -> usize {
 fn distances(lattice: &[[f32; 7]], field: usize, least: f32) -> Vec<f32> {
     let value = |at: UVec3| lattice[offset(at)][field];
     let slope = |at: UVec3, axis: UVec3, last: u32, along: u32| {
-        let (before, after) =
-            (if along > 0 { at - axis } else { at }, if along < last { at + axis } else { at });
+        let before = if along > 0 { at - axis } else { at };
+        let after = if along < last { at + axis } else { at };
+        // Not across the midline.
+        let left = |at: UVec3| at.x < POINTS.x.div_ceil(2);
+        let before = if left(before) == left(at) { before } else { at };
+        let after = if left(after) == left(at) { after } else { at };
         let steps = (after - before).element_sum().max(1) as f32;
         (value(after) - value(before)) / (steps * STEP_MM)
     };

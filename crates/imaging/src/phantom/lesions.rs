@@ -51,14 +51,14 @@ impl Lesion {
     /// Depth below its border at `world`, mm; `None` when far away.
     fn depth(&self, world: Vec3) -> Option<f32> {
         let away = world - self.centre;
-        let reach = self.radii.x * 1.35 + 4.0;
+        let reach = self.radii.x * 1.7 + 4.0;
         if away.length_squared() > reach * reach {
             return None;
         }
         let least = self.radii.min_element();
         let ragged = 1.0
-            + 0.24 * self.ragged.noise(world / (0.75 * least + 1.0))
-            + 0.10 * self.ragged.of(1).noise(world / 1.6);
+            + 0.34 * self.ragged.noise(world / (0.8 * least + 1.0))
+            + 0.12 * self.ragged.of(1).noise(world / 1.6);
         Some((1.0 - (self.axes * away / self.radii).length() * ragged) * least)
     }
 
@@ -116,7 +116,7 @@ impl Lesions {
 
     /// What `lesion` adds to what is there, millilitres.
     fn added_ml(&self, lesion: &Lesion, anatomy: &Anatomy) -> f64 {
-        let reach = Vec3::splat(lesion.radii.x * 1.35 + 1.0);
+        let reach = Vec3::splat(lesion.radii.x * 1.7 + 1.0);
         let low = ((lesion.centre - reach) / COUNTING_MM).floor().as_ivec3();
         let high = ((lesion.centre + reach) / COUNTING_MM).ceil().as_ivec3();
         let mut inside = 0_usize;
@@ -190,13 +190,13 @@ fn place(chance: Chance, anatomy: &Anatomy, load_ml: f64, others: &Lesions) -> O
         _ => Zone::Infratentorial,
     };
     // A wide spread of sizes; patients with a higher load have larger lesions.
-    let spread = (0.42 * chance.of(2).normals()[0]).exp().clamp(0.6, 2.2);
+    let spread = (0.5 * chance.of(2).normals()[0]).exp().clamp(0.55, 2.6);
     let size = spread * ((load_ml / 8.0).max(1e-3).powf(0.2) as f32).clamp(0.75, 1.35);
     let stretch = match zone {
         Zone::Periventricular => chance.of(3).between(1.5, 2.3),
         _ => chance.of(3).between(1.0, 1.5),
     };
-    let radius = size * if zone == Zone::Infratentorial { 2.2 } else { 3.0 };
+    let radius = size * if zone == Zone::Infratentorial { 2.4 } else { 3.4 };
     let [least, most] = RADIUS_MM;
     let flat = chance.of(4).between(0.8, 1.0);
     let radii = Vec3::new(radius * stretch, radius, radius * flat).clamp(Vec3::splat(least), Vec3::splat(most));

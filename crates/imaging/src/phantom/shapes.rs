@@ -16,11 +16,6 @@ impl Ellipsoid {
         Self { centre: Vec3::new(x, y, z), turn, inverse_radii: Vec3::new(a, b, c).recip() }
     }
 
-    /// The same with all radii `factor` times as long.
-    pub(super) fn grown(self, factor: f32) -> Self {
-        Self { inverse_radii: self.inverse_radii / factor, ..self }
-    }
-
     /// First-order depth: exact at the surface, good near it (Quilez, "ellipsoid SDF").
     pub(super) fn depth(&self, p: Vec3) -> f32 {
         let q = self.turn * (p - self.centre) * self.inverse_radii;
@@ -51,7 +46,7 @@ impl Tube {
         Self { knots, low, high }
     }
 
-    /// Depth, and the knot (with its fraction) that it is measured from.
+    /// Depth; [`FAR`] outside a box around the tube.
     pub(super) fn depth(&self, p: Vec3) -> f32 {
         if p.cmplt(self.low).any() || p.cmpgt(self.high).any() {
             return FAR;

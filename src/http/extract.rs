@@ -1,0 +1,87 @@
+//! Parts of a request, refused in our own words.
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use dawson_inference::problem::Code;
+use serde::de::DeserializeOwned;
+
+use super::problem::Failure;
+use crate::store::JobId;
+
+/// A job's id from the path; what is no id is no job either.
+pub(super) struct Id(pub(super) JobId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        #[derive(serde::Deserialize)]
+        struct IdInPath {
+            id: String,
+        }
+        let Path(IdInPath { id }) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Failure::new(Code::NotFound, "there is no such job"))?;
+        id.parse().map(Id).map_err(|_| Failure::new(Code::NotFound, format!("there is no job {id}")))
+    }
+}
+
+/// The query's fields; unknown ones are refused.
+pub(super) struct Fields<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Fields<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Query(fields) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|e| Failure::new(Code::MalformedRequest, e.body_text()))?;
+        Ok(Self(fields))
+    }
+}
+
+/// `Prefer: wait=N` (RFC 7240), at most `most`; other preferences are ignored.
+pub(super) fn wait(headers: &HeaderMap, most: Duration) -> Option<Duration> {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split([',', ';']))
+        .filter_map(|preference| preference.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
+        .and_then(|(_, seconds)| seconds.trim().trim_matches('"').parse::<u64>().ok())
+        .map(|seconds| Duration::from_secs(seconds).min(most))
+}
+
+/// `Idempotency-Key`, at most 255 visible ASCII characters.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.as_bytes();
+    if key.is_empty() || key.len() > 255 || !key.iter().all(u8::is_ascii_graphic) {
+        let detail = "Idempotency-Key must be 1 to 255 visible ASCII characters";
+        return Err(Failure::new(Code::MalformedRequest, detail));
+    }
+    Ok(Some(String::from_utf8_lossy(key).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preference_to_wait_is_found_among_others_and_bounded() {
+        let most = Duration::from_secs(300);
+        let found = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("prefer", axum::http::HeaderValue::from_static(text));
+            wait(&headers, most)
+        };
+        assert_eq!(found("wait=10"), Some(Duration::from_secs(10)));
+        assert_eq!(found("respond-async, Wait = \"20\""), Some(Duration::from_secs(20)));
+        assert_eq!(found("wait=100000"), Some(most));
+        assert_eq!(found("wait=-1"), None);
+        assert_eq!(found("return=minimal"), None);
+    }
+}

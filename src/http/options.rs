@@ -1,0 +1,153 @@
+//! The options of a request: a JSON object, unknown fields refused.
+use dawson_imaging::vote::Weighting;
+use dawson_inference::engine::Precision;
+use dawson_inference::models::Voting;
+use dawson_inference::pipeline::{Asked, Output};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+/// The longest label.
+const MAX_LABEL: usize = 200;
+
+/// What shapes a result. Everything may be left out; the model has defaults.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Options {
+    /// The network: name, or name@version.
+    #[schema(example = "ms-lesion")]
+    pub(super) model: Option<String>,
+    /// The least probability of a lesion's voxel, 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    threshold: Option<f32>,
+    /// The least volume of a lesion in millilitres, 0 to 1000.
+    #[schema(minimum = 0, maximum = 1000)]
+    min_lesion_ml: Option<f64>,
+    /// One look at the whole brain, or overlapping patches that vote.
+    voting: Option<VotingOption>,
+    /// The share of a patch that the next one covers again, 0 to 0.9.
+    #[schema(minimum = 0, maximum = 0.9)]
+    overlap: Option<f64>,
+    /// Voxels of a patch, multiples of the network's from 32 to 256.
+    patch: Option<[usize; 3]>,
+    /// How votes weigh.
+    weighting: Option<WeightingOption>,
+    /// Whether mirrored patches vote too.
+    flips: Option<bool>,
+    /// The numbers to compute in.
+    precision: Option<PrecisionOption>,
+    /// What to make besides the report.
+    outputs: Option<Vec<OutputOption>>,
+    /// The caller's own words, at most 200 characters.
+    #[schema(max_length = 200)]
+    pub(super) label: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum VotingOption {
+    Full,
+    Single,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum WeightingOption {
+    BSpline2,
+    Gaussian,
+    Uniform,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum PrecisionOption {
+    F32,
+    Bf16,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum OutputOption {
+    Lesions,
+    Instances,
+    Probability,
+    Preview,
+}
+
+impl Options {
+    /// Reads the text of an options part.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let options: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if options.label.as_ref().is_some_and(|l| l.chars().count() > MAX_LABEL) {
+            return Err(format!("label has more than {MAX_LABEL} characters"));
+        }
+        Ok(options)
+    }
+
+    fn asked(&self) -> Asked {
+        Asked {
+            threshold: self.threshold,
+            min_lesion_ml: self.min_lesion_ml,
+            voting: self.voting.map(|v| match v {
+                VotingOption::Full => Voting::Full,
+                VotingOption::Single => Voting::Single,
+            }),
+            overlap: self.overlap,
+            patch: self.patch,
+            weighting: self.weighting.map(|w| match w {
+                WeightingOption::BSpline2 => Weighting::BSpline2,
+                WeightingOption::Gaussian => Weighting::Gaussian,
+                WeightingOption::Uniform => Weighting::Uniform,
+            }),
+            flips: self.flips,
+            precision: self.precision.map(|p| match p {
+                PrecisionOption::F32 => Precision::F32,
+                PrecisionOption::Bf16 => Precision::Bf16,
+            }),
+            outputs: self.outputs.as_ref().map(|outputs| {
+                outputs
+                    .iter()
+                    .map(|o| match o {
+                        OutputOption::Lesions => Output::Lesions,
+                        OutputOption::Instances => Output::Instances,
+                        OutputOption::Probability => Output::Probability,
+                        OutputOption::Preview => Output::Preview,
+                    })
+                    .collect()
+            }),
+        }
+    }
+}
+
+/// Reads options as a job's row holds them.
+///
+/// # Errors
+/// The JSON parser's words about what is wrong.
+pub fn read_options(text: &str) -> Result<Asked, String> {
+    Options::parse(text).map(|options| options.asked())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_and_a_wrong_type_are_refused_by_name() {
+        let typo = read_options(r#"{"treshold": 0.5}"#).unwrap_err();
+        assert!(typo.contains("treshold"), "{typo}");
+        let kind = read_options(r#"{"voting": "sometimes"}"#).unwrap_err();
+        assert!(kind.contains("sometimes") && kind.contains("single"), "{kind}");
+        assert!(read_options(r#"{"label": 5}"#).is_err());
+    }
+
+    #[test]
+    fn every_field_is_understood() {
+        let asked = read_options(
+            r#"{"model": "ms-lesion", "threshold": 0.4, "min_lesion_ml": 0.01, "voting": "full", "overlap": 0.25,
+                "patch": [64, 64, 64], "weighting": "bspline2", "flips": true, "precision": "bf16",
+                "outputs": ["lesions", "preview"], "label": "x"}"#,
+        )
+        .unwrap();
+        assert_eq!((asked.voting, asked.weighting), (Some(Voting::Full), Some(Weighting::BSpline2)));
+        assert_eq!(asked.outputs, Some(vec![Output::Lesions, Output::Preview]));
+    }
+}

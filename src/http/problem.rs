@@ -1,0 +1,152 @@
+//! Problems on the wire, `application/problem+json` (RFC 9457).
+//!
+//! Handlers return a [`Failure`]; turning it into a response has no effect but that. One layer,
+//! [`finish`], sees every answer: it adds the request's id, turns what the framework answered by
+//! itself into problems, logs and counts.
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use dawson_inference::problem::{Class, Code, Problem};
+use tower_http::request_id::RequestId;
+
+use crate::{jobs, telemetry};
+
+/// The name of the request's id on the wire.
+const MEDIA_TYPE: &str = "application/problem+json";
+
+/// A problem on its way out.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    problem: Problem,
+    /// When to come again.
+    retry_after_s: Option<u64>,
+    /// For the log only.
+    inside: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { problem: Problem::new(code, detail), retry_after_s: None, inside: None }
+    }
+
+    /// A fault of ours: the client learns that it happened, the log learns what.
+    pub(super) fn internal(reason: impl ToString) -> Self {
+        let detail = "the request could not be served because of a fault in Dawson";
+        Self { inside: Some(reason.to_string()), ..Self::new(Code::Internal, detail) }
+    }
+}
+
+impl From<jobs::Error> for Failure {
+    fn from(error: jobs::Error) -> Self {
+        let code = error.code();
+        let detail = match &error {
+            // The reason names files and statements.
+            jobs::Error::Store(_) => "the server could not read or write its store".to_owned(),
+            other => other.to_string(),
+        };
+        let retry_after_s = match &error {
+            jobs::Error::Full { retry_after_s, .. } => Some(*retry_after_s),
+            jobs::Error::Closing => Some(10),
+            _ => None,
+        };
+        let inside = (code.class() != Class::Invalid).then(|| error.to_string());
+        Self { retry_after_s, inside, ..Self::new(code, detail) }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // The body is written by `finish`, which knows the request.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// There is nothing at this address.
+pub(super) async fn not_found(uri: Uri) -> Failure {
+    Failure::new(Code::NotFound, format!("there is nothing at {}", uri.path()))
+}
+
+/// Not for this method.
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+    Failure::new(Code::MethodNotAllowed, format!("{method} is not allowed at {}", uri.path()))
+}
+
+/// A handler panicked.
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    Failure::internal(format!("panic: {words}")).into_response()
+}
+
+/// Sees every request and answer.
+pub(super) async fn finish(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let mut response = next.run(request).await;
+    let failure = response.extensions_mut().remove::<Failure>().or_else(|| of_framework(&response));
+    if let Some(failure) = failure {
+        response = write(failure, response, &id);
+    }
+    let took_s = started.elapsed().as_secs_f64();
+    telemetry::request_answered(method.as_str(), &route, response.status().as_u16(), took_s, &id);
+    response
+}
+
+/// The framework's own refusals, which come as plain text.
+fn of_framework(response: &Response) -> Option<Failure> {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default();
+    if kind.starts_with(MEDIA_TYPE) {
+        return None;
+    }
+    let code = match status {
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
+        StatusCode::REQUEST_TIMEOUT => Code::RequestTimeout,
+        StatusCode::PAYLOAD_TOO_LARGE => Code::BodyTooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
+        StatusCode::RANGE_NOT_SATISFIABLE => Code::RangeNotSatisfiable,
+        status if status.is_client_error() => Code::MalformedRequest,
+        _ => Code::Internal,
+    };
+    Some(Failure::new(code, code.title()))
+}
+
+fn write(failure: Failure, answered: Response, id: &str) -> Response {
+    let Failure { mut problem, inside, .. } = failure;
+    telemetry::problem_answered(&problem.code, problem.status, inside.as_deref(), id);
+    problem.request_id = Some(id.to_owned());
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(problem)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    for name in [RETRY_AFTER, ALLOW] {
+        if let Some(value) = answered.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, Body::new(body))
+}

@@ -1,0 +1,49 @@
+//! The networks that are served.
+use axum::Json;
+use axum::extract::{Path, State};
+use dawson_inference::problem::{Code, Problem};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::super::App;
+use super::super::problem::Failure;
+use super::super::wire::{ModelBody, ModelCardBody, ModelsBody};
+
+pub(in crate::http) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+}
+
+/// List the networks
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "models",
+    responses((status = 200, description = "The networks and what they run on", body = ModelsBody))
+)]
+async fn list(State(app): State<App>) -> Json<ModelsBody> {
+    let device = app.jobs.segmenter().engine().device;
+    Json(ModelsBody {
+        models: app.jobs.registry().models().iter().map(|m| ModelBody::of(m)).collect(),
+        device: device.to_string(),
+        precisions: device.precisions().iter().map(|p| p.name()).collect(),
+    })
+}
+
+/// Look at a network and its card
+#[utoipa::path(
+    get,
+    path = "/v1/models/{name}",
+    tag = "models",
+    params(("name" = String, Path, description = "name, or name@version")),
+    responses(
+        (status = 200, description = "The network", body = ModelCardBody),
+        (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn get(State(app): State<App>, Path(name): Path<String>) -> Result<Json<ModelCardBody>, Failure> {
+    let found = app.jobs.registry().get(&name);
+    let model = found.map_err(|e| Failure::new(Code::NotFound, e.to_string()))?;
+    // A model without a card is still a model.
+    let card = model.card().unwrap_or_default();
+    Ok(Json(ModelCardBody { model: ModelBody::of(&model), card }))
+}

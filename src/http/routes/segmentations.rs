@@ -1,0 +1,278 @@
+//! Studies: submitted, listed, looked at, cancelled, erased.
+use axum::Json;
+use axum::extract::multipart::MultipartRejection;
+use axum::extract::{Multipart, State};
+use axum::http::header::{ETAG, IF_NONE_MATCH, LINK, LOCATION};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use dawson_inference::problem::{Code, Problem};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::super::extract::{Fields, Id, idempotency_key, wait};
+use super::super::options::Options;
+use super::super::problem::Failure;
+use super::super::upload;
+use super::super::wire::{JobBody, JobsBody, path_of};
+use super::super::App;
+use crate::jobs::{JobView, Submission};
+use crate::store::{self, JobId, Page};
+
+pub(in crate::http) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(submit, list))
+        .routes(routes!(get, erase))
+        .routes(routes!(cancel))
+}
+
+/// The form of a submission: one file for each contrast that there is.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the form, which is read part by part")]
+struct StudyForm {
+    /// FLAIR, .nii or .nii.gz.
+    #[schema(value_type = String, format = Binary)]
+    flair: Vec<u8>,
+    /// T1-weighted, before contrast agent.
+    #[schema(value_type = Option<String>, format = Binary)]
+    t1w: Option<Vec<u8>>,
+    /// T2-weighted.
+    #[schema(value_type = Option<String>, format = Binary)]
+    t2w: Option<Vec<u8>>,
+    /// Proton-density-weighted.
+    #[schema(value_type = Option<String>, format = Binary)]
+    pdw: Option<Vec<u8>>,
+    /// T1-weighted, after gadolinium.
+    #[schema(value_type = Option<String>, format = Binary)]
+    t1gd: Option<Vec<u8>>,
+    /// What shapes the result.
+    options: Option<Options>,
+}
+
+/// Submit a study
+///
+/// The study is on the server's disk once this is answered. With `Prefer: wait=N` the answer waits up
+/// to N seconds for the job's end and is then 200.
+#[utoipa::path(
+    post,
+    path = "/v1/segmentations",
+    tag = "segmentations",
+    request_body(content = StudyForm, content_type = "multipart/form-data"),
+    params(
+        ("Prefer" = Option<String>, Header, description = "wait=N: wait up to N seconds for the end"),
+        ("Idempotency-Key" = Option<String>, Header, description = "the same key with the same study gives the same job"),
+    ),
+    responses(
+        (status = 202, description = "Acknowledged", body = JobBody, headers(("Location" = String, description = "the job"))),
+        (status = 200, description = "It ended while the answer waited", body = JobBody),
+        (status = 400, description = "malformed_request", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "body_too_large, image_too_large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "unsupported_media_type", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "What was sent is no study, or an option is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "queue_full", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "seconds"))),
+        (status = 503, description = "shutting_down, storage_failed", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn submit(
+    State(app): State<App>,
+    headers: HeaderMap,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<Response, Failure> {
+    let form = form.map_err(|e| not_a_form(&e))?;
+    let key = idempotency_key(&headers)?;
+    if key.is_none() {
+        // With a key the job may be known already; then there is no need of room.
+        app.jobs.check_room().await?;
+    }
+    let folder = app.jobs.new_upload().await?;
+    let arrived = upload::receive(form, &folder, &app.config, app.jobs.segmenter().limits()).await;
+    let arrived = match arrived {
+        Ok(arrived) => arrived,
+        Err(failure) => {
+            app.jobs.drop_upload(folder).await;
+            return Err(failure);
+        }
+    };
+    let submission = Submission {
+        upload: folder,
+        inputs: arrived.inputs,
+        label: arrived.options.label,
+        model: arrived.options.model,
+        options: arrived.options_text,
+        idempotency_key: key,
+    };
+    let job = app.jobs.submit(submission).await?;
+    let id = job.id;
+    let patience = wait(&headers, app.config.max_wait);
+    let view = match patience {
+        Some(patience) => app.jobs.wait(id, patience).await?,
+        None => app.jobs.get(id).await?,
+    };
+    let status = if view.job.state.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = (status, Json(JobBody::from(view))).into_response();
+    response.headers_mut().insert(LOCATION, header(&path_of(id)));
+    applied(&mut response, patience);
+    Ok(response)
+}
+
+fn not_a_form(rejection: &MultipartRejection) -> Failure {
+    match rejection {
+        MultipartRejection::InvalidBoundary(_) => {
+            let detail = "a study is submitted as multipart/form-data with a boundary";
+            Failure::new(Code::UnsupportedMediaType, detail)
+        }
+        other => Failure::new(Code::MalformedRequest, other.to_string()),
+    }
+}
+
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn applied(response: &mut Response, patience: Option<std::time::Duration>) {
+    if let Some(patience) = patience {
+        let value = header(&format!("wait={}", patience.as_secs()));
+        response.headers_mut().insert("preference-applied", value);
+    }
+}
+
+/// Which jobs are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct ListFields {
+    /// Only those in this state.
+    state: Option<String>,
+    /// At most so many, 1 to 200.
+    limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// List jobs, newest first
+#[utoipa::path(
+    get,
+    path = "/v1/segmentations",
+    tag = "segmentations",
+    params(ListFields),
+    responses(
+        (status = 200, description = "A page of jobs", body = JobsBody, headers(("Link" = String, description = "rel=\"next\", if there is more"))),
+        (status = 400, description = "malformed_request", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn list(State(app): State<App>, Fields(fields): Fields<ListFields>) -> Result<Response, Failure> {
+    let malformed = |detail: String| Failure::new(Code::MalformedRequest, detail);
+    let state = fields
+        .state
+        .as_deref()
+        .map(|s| store::State::parse(s).ok_or_else(|| malformed(format!("state '{s}' is not known"))))
+        .transpose()?;
+    let limit = fields.limit.unwrap_or(50);
+    if !(1..=200).contains(&limit) {
+        return Err(malformed(format!("limit is {limit}, must be 1 to 200")));
+    }
+    let before = fields
+        .cursor
+        .as_deref()
+        .map(|c| c.parse::<JobId>().map_err(|_| malformed("cursor is not one that was given out".to_owned())))
+        .transpose()?;
+    let mut jobs = app.jobs.list(Page { state, before, limit: limit + 1 }).await?;
+    let more = jobs.len() as i64 > limit;
+    jobs.truncate(usize::try_from(limit).unwrap_or(0));
+    let next_cursor = jobs.last().filter(|_| more).map(|job| job.id.to_string());
+    let link = next_cursor.as_ref().map(|cursor| {
+        let state = state.map_or_else(String::new, |s| format!("&state={}", s.name()));
+        header(&format!("</v1/segmentations?limit={limit}&cursor={cursor}{state}>; rel=\"next\""))
+    });
+    let body = JobsBody { jobs: jobs.into_iter().map(JobBody::of).collect(), next_cursor };
+    let mut response = Json(body).into_response();
+    if let Some(link) = link {
+        response.headers_mut().insert(LINK, link);
+    }
+    Ok(response)
+}
+
+/// Look at a job
+///
+/// With `Prefer: wait=N` the answer waits up to N seconds for the job's end.
+#[utoipa::path(
+    get,
+    path = "/v1/segmentations/{id}",
+    tag = "segmentations",
+    params(
+        ("id" = String, Path, description = "the job"),
+        ("Prefer" = Option<String>, Header, description = "wait=N"),
+        ("If-None-Match" = Option<String>, Header, description = "the ETag that was seen last"),
+    ),
+    responses(
+        (status = 200, description = "The job, with its report once it has succeeded", body = JobBody, headers(("ETag" = String, description = "changes with the job"))),
+        (status = 304, description = "Nothing has changed"),
+        (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn get(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response, Failure> {
+    let patience = wait(&headers, app.config.max_wait);
+    let view = match patience {
+        Some(patience) => app.jobs.wait(id, patience).await?,
+        None => app.jobs.get(id).await?,
+    };
+    let etag = etag(&view);
+    let seen = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let mut response = if seen == Some(etag.as_str()) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        Json(JobBody::from(view)).into_response()
+    };
+    response.headers_mut().insert(ETAG, header(&etag));
+    applied(&mut response, patience);
+    Ok(response)
+}
+
+fn etag(view: &JobView) -> String {
+    let job = &view.job;
+    let all = format!("{:?} {} {:?} {:?} {:?}", job.state, job.attempt, job.ended_at, job.progress, view.queue);
+    let digest = dawson_inference::models::hex(&Sha256::digest(all.as_bytes()));
+    format!("\"{}\"", &digest[..16])
+}
+
+/// Cancel a job
+///
+/// Computing stops after the patch that is under way; scans and partial results are gone then.
+#[utoipa::path(
+    post,
+    path = "/v1/segmentations/{id}/cancel",
+    tag = "segmentations",
+    params(("id" = String, Path, description = "the job")),
+    responses(
+        (status = 202, description = "Cancelled", body = JobBody),
+        (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "job_ended", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Response, Failure> {
+    let view = app.jobs.cancel(id).await?;
+    Ok((StatusCode::ACCEPTED, Json(JobBody::from(view))).into_response())
+}
+
+/// Erase a job
+///
+/// Cancels it if need be; row, scans and results are gone then.
+#[utoipa::path(
+    delete,
+    path = "/v1/segmentations/{id}",
+    tag = "segmentations",
+    params(("id" = String, Path, description = "the job")),
+    responses(
+        (status = 204, description = "Erased"),
+        (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn erase(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Failure> {
+    app.jobs.erase(id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

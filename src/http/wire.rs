@@ -1,0 +1,250 @@
+//! What jobs, artifacts and models look like on the wire.
+use dawson_inference::models::Model;
+use dawson_inference::problem::Problem;
+use dawson_inference::report::Report;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::jobs::JobView;
+use crate::store::{Job, JobId, StoredFile};
+
+/// A study from submission to result.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobBody {
+    /// A ULID: ids sort by time.
+    #[schema(example = "01KB0V7Z6N3W7Q1X5F6J8R9T2M")]
+    id: String,
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    state: &'static str,
+    /// The caller's own words.
+    label: Option<String>,
+    /// The network, name@version.
+    model: String,
+    /// RFC 3339, UTC.
+    created_at: String,
+    /// When a worker first took it.
+    started_at: Option<String>,
+    /// When it ended.
+    ended_at: Option<String>,
+    /// How far it is, while it runs.
+    progress: Option<ProgressBody>,
+    /// Where it stands, while it waits.
+    queue: Option<QueueBody>,
+    /// Why it failed.
+    error: Option<Problem>,
+    /// The result, once it has succeeded; not in lists.
+    report: Option<Report>,
+    /// Where to go from here.
+    links: LinksBody,
+}
+
+/// How far a job is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ProgressBody {
+    /// `decode`, `assemble`, `normalise`, `infer`, `restore` or `count`.
+    stage: String,
+    /// Patches done.
+    done: usize,
+    /// Patches in all, 0 outside `infer`.
+    total: usize,
+    /// Of the patches, 0 to 1.
+    fraction: f64,
+    /// Seconds that the remaining patches should take, once one is done.
+    eta_s: Option<f64>,
+}
+
+/// Where a job stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct QueueBody {
+    /// Jobs before it.
+    position: i64,
+    /// Seconds until it should begin.
+    eta_s: f64,
+}
+
+/// Where to go from a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LinksBody {
+    #[serde(rename = "self")]
+    this: String,
+    events: String,
+    artifacts: String,
+    cancel: String,
+}
+
+/// A page of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobsBody {
+    /// Newest first.
+    pub(super) jobs: Vec<JobBody>,
+    /// Give it as `cursor` to get the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next_cursor: Option<String>,
+}
+
+/// A file of a result.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ArtifactBody {
+    /// Its file name.
+    #[schema(example = "lesions.nii.gz")]
+    name: String,
+    /// Its media type.
+    media_type: String,
+    /// Its size.
+    bytes: u64,
+    /// SHA-256 in hexadecimal, its `ETag` too.
+    sha256: String,
+    /// Where it is.
+    href: String,
+}
+
+/// The files of a result.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ArtifactsBody {
+    /// By name.
+    pub(super) artifacts: Vec<ArtifactBody>,
+}
+
+/// A network.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelBody {
+    name: String,
+    version: String,
+    title: String,
+    licence: String,
+    intended_use: String,
+    sha256: String,
+    /// The contrasts that it sees, in order.
+    contrasts: Vec<&'static str>,
+    /// Those that a study must have.
+    required: Vec<&'static str>,
+    spacing_mm: [f64; 3],
+    /// Voxels of a patch.
+    patch: [usize; 3],
+    overlap: f64,
+    weighting: &'static str,
+    /// The default of `voting`.
+    voting: &'static str,
+    threshold: f32,
+    min_lesion_ml: f64,
+}
+
+/// The networks that are served.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelsBody {
+    /// By name and version.
+    pub(super) models: Vec<ModelBody>,
+    /// What they run on.
+    pub(super) device: String,
+    /// What that computes in.
+    pub(super) precisions: Vec<&'static str>,
+}
+
+/// A network with its card.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelCardBody {
+    #[serde(flatten)]
+    pub(super) model: ModelBody,
+    /// The model card, Markdown.
+    pub(super) card: String,
+}
+
+/// Whether the service is well.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HealthBody {
+    /// `ok`, or `unavailable`.
+    pub(super) status: &'static str,
+    /// What was looked at.
+    pub(super) checks: Vec<CheckBody>,
+}
+
+/// One check.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CheckBody {
+    /// What was looked at.
+    pub(super) name: &'static str,
+    /// Whether it is well.
+    pub(super) ok: bool,
+    /// What was seen.
+    pub(super) detail: String,
+}
+
+/// The path of a job.
+pub(super) fn path_of(id: JobId) -> String {
+    format!("/v1/segmentations/{id}")
+}
+
+fn time(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default()
+}
+
+impl JobBody {
+    /// A job of a list: without queue and report.
+    pub(super) fn of(job: Job) -> Self {
+        Self::from(JobView { job, queue: None, report: None })
+    }
+}
+
+impl From<JobView> for JobBody {
+    fn from(view: JobView) -> Self {
+        let JobView { job, queue, report } = view;
+        let path = path_of(job.id);
+        let progress = job.progress.filter(|_| !job.state.has_ended()).map(|p| {
+            let fraction = if p.total == 0 { 0.0 } else { p.done as f64 / p.total as f64 };
+            let ran_s = job.started_at.map_or(0.0, |at| (Timestamp::now().as_millisecond() - at) as f64 / 1000.0);
+            let eta_s = (fraction > 0.0).then(|| ran_s * (1.0 - fraction) / fraction);
+            ProgressBody { stage: p.stage, done: p.done, total: p.total, fraction, eta_s }
+        });
+        Self {
+            id: job.id.to_string(),
+            state: job.state.name(),
+            label: job.label,
+            model: job.model,
+            created_at: time(job.created_at),
+            started_at: job.started_at.map(time),
+            ended_at: job.ended_at.map(time),
+            progress,
+            queue: queue.map(|(position, eta_s)| QueueBody { position, eta_s }),
+            error: job.error,
+            report,
+            links: LinksBody {
+                events: format!("{path}/events"),
+                artifacts: format!("{path}/artifacts"),
+                cancel: format!("{path}/cancel"),
+                this: path,
+            },
+        }
+    }
+}
+
+impl ArtifactBody {
+    pub(super) fn of(id: JobId, file: StoredFile) -> Self {
+        let href = format!("{}/artifacts/{}", path_of(id), file.name);
+        let StoredFile { name, media_type, bytes, sha256 } = file;
+        Self { name, media_type, bytes, sha256, href }
+    }
+}
+
+impl ModelBody {
+    pub(super) fn of(model: &Model) -> Self {
+        let m = &model.manifest;
+        Self {
+            name: m.name.clone(),
+            version: m.version.clone(),
+            title: m.title.clone(),
+            licence: m.licence.clone(),
+            intended_use: m.intended_use.clone(),
+            sha256: model.sha256.clone(),
+            contrasts: m.input.contrasts.iter().map(|c| c.name()).collect(),
+            required: m.input.required.iter().map(|c| c.name()).collect(),
+            spacing_mm: m.input.spacing_mm,
+            patch: m.patches.shape.map(std::num::NonZeroUsize::get),
+            overlap: m.patches.overlap,
+            weighting: m.patches.weighting.name(),
+            voting: m.patches.voting.name(),
+            threshold: m.output.threshold,
+            min_lesion_ml: m.output.min_lesion_ml,
+        }
+    }
+}
