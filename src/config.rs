@@ -22,33 +22,141 @@ pub struct Key {
 
 /// Every setting.
 pub const KEYS: &[Key] = &[
-    Key { name: "listen", default: "127.0.0.1:8080", help: "Address and port to listen at; port 0 takes a free one" },
-    Key { name: "state", default: "dawson-state", help: "Folder for jobs and their files" },
-    Key { name: "models", default: "", help: "Folder of networks [default: searched beside the program]" },
-    Key { name: "model", default: "ms-lesion", help: "The network for requests that name none" },
-    Key { name: "device", default: "auto", help: "auto, cpu, openvino, cuda[:N] or tensorrt[:N]" },
-    Key { name: "failover", default: "", help: "Devices that may take over when the first fails, separated by commas" },
-    Key { name: "precision", default: "f32", help: "Precision that is checked at the start: f32 or bf16" },
-    Key { name: "runtime_library", default: "", help: "The ONNX Runtime library [default: searched beside the program]" },
-    Key { name: "threads", default: "", help: "CPU threads for a patch [default: all cores]" },
-    Key { name: "batch", default: "1", help: "The most patches of a batch" },
-    Key { name: "max_sessions", default: "3", help: "Sessions that are kept open" },
-    Key { name: "patch_queue", default: "64", help: "Patches that may wait for the engine" },
-    Key { name: "workers", default: "2", help: "Studies computed at once; they share the engine" },
-    Key { name: "queue", default: "100", help: "The most jobs that may wait" },
-    Key { name: "lease_s", default: "30", help: "Seconds after which a silent worker is thought dead" },
-    Key { name: "retries", default: "3", help: "How often a transient failure is tried again" },
-    Key { name: "results_ttl_s", default: "86400", help: "Seconds that results are kept" },
-    Key { name: "keep_inputs", default: "false", help: "Keep scans as long as results" },
-    Key { name: "grace_s", default: "30", help: "Seconds that running jobs may go on once the server is to stop" },
-    Key { name: "max_body_bytes", default: "2147483648", help: "The most bytes of a submission" },
-    Key { name: "max_part_bytes", default: "1073741824", help: "The most bytes of one scan as it is sent" },
-    Key { name: "max_axis", default: "1024", help: "The most voxels along an axis of a scan" },
-    Key { name: "max_voxels", default: "134217728", help: "The most voxels of a scan" },
-    Key { name: "max_wait_s", default: "300", help: "The longest that Prefer: wait is honoured" },
-    Key { name: "insecure_no_auth", default: "false", help: "Listen beyond this machine although nothing asks who is calling" },
-    Key { name: "log", default: "info", help: "What is logged, as tracing filters are written" },
-    Key { name: "log_format", default: "text", help: "text or json" },
+    Key {
+        name: "listen",
+        default: "127.0.0.1:8080",
+        help: "Address and port to listen at; port 0 takes a free one",
+    },
+    Key {
+        name: "state",
+        default: "dawson-state",
+        help: "Folder for jobs and their files",
+    },
+    Key {
+        name: "models",
+        default: "",
+        help: "Folder of networks [default: searched beside the program]",
+    },
+    Key {
+        name: "model",
+        default: "ms-lesion",
+        help: "The network for requests that name none",
+    },
+    Key {
+        name: "device",
+        default: "auto",
+        help: "auto, cpu, openvino, cuda[:N] or tensorrt[:N]",
+    },
+    Key {
+        name: "failover",
+        default: "",
+        help: "Devices that may take over when the first fails, separated by commas",
+    },
+    Key {
+        name: "precision",
+        default: "f32",
+        help: "Precision that is checked at the start: f32 or bf16",
+    },
+    Key {
+        name: "runtime_library",
+        default: "",
+        help: "The ONNX Runtime library [default: searched beside the program]",
+    },
+    Key {
+        name: "threads",
+        default: "",
+        help: "CPU threads for a patch [default: all cores]",
+    },
+    Key {
+        name: "batch",
+        default: "1",
+        help: "The most patches of a batch",
+    },
+    Key {
+        name: "max_sessions",
+        default: "3",
+        help: "Sessions that are kept open",
+    },
+    Key {
+        name: "patch_queue",
+        default: "64",
+        help: "Patches that may wait for the engine",
+    },
+    Key {
+        name: "workers",
+        default: "2",
+        help: "Studies computed at once; they share the engine",
+    },
+    Key {
+        name: "queue",
+        default: "100",
+        help: "The most jobs that may wait",
+    },
+    Key {
+        name: "lease_s",
+        default: "30",
+        help: "Seconds after which a silent worker is thought dead",
+    },
+    Key {
+        name: "retries",
+        default: "3",
+        help: "How often a transient failure is tried again",
+    },
+    Key {
+        name: "results_ttl_s",
+        default: "86400",
+        help: "Seconds that results are kept",
+    },
+    Key {
+        name: "keep_inputs",
+        default: "false",
+        help: "Keep scans as long as results",
+    },
+    Key {
+        name: "grace_s",
+        default: "30",
+        help: "Seconds that running jobs may go on once the server is to stop",
+    },
+    Key {
+        name: "max_body_bytes",
+        default: "2147483648",
+        help: "The most bytes of a submission",
+    },
+    Key {
+        name: "max_part_bytes",
+        default: "1073741824",
+        help: "The most bytes of one scan as it is sent",
+    },
+    Key {
+        name: "max_axis",
+        default: "1024",
+        help: "The most voxels along an axis of a scan",
+    },
+    Key {
+        name: "max_voxels",
+        default: "134217728",
+        help: "The most voxels of a scan",
+    },
+    Key {
+        name: "max_wait_s",
+        default: "300",
+        help: "The longest that Prefer: wait is honoured",
+    },
+    Key {
+        name: "insecure_no_auth",
+        default: "false",
+        help: "Listen beyond this machine although nothing asks who is calling",
+    },
+    Key {
+        name: "log",
+        default: "info",
+        help: "What is logged, as tracing filters are written",
+    },
+    Key {
+        name: "log_format",
+        default: "text",
+        help: "text or json",
+    },
 ];
 
 /// Where a value came from.
@@ -127,7 +235,9 @@ impl Settings {
         variable: impl Fn(&str) -> Option<String>,
         flag: impl Fn(&'static str) -> Option<String>,
     ) -> Result<Self, Error> {
-        let written = file.map(|(path, text)| from_file(&path, &text).map(|values| (path, values))).transpose()?;
+        let written = file
+            .map(|(path, text)| from_file(&path, &text).map(|values| (path, values)))
+            .transpose()?;
         let values = KEYS.iter().map(|key| {
             let variable_name = format!("DAWSON_{}", key.name.to_ascii_uppercase());
             let in_file = || {
@@ -136,22 +246,35 @@ impl Settings {
             };
             let found = flag(key.name)
                 .map(|value| (value, Source::Flag(flag_name(key.name))))
-                .or_else(|| variable(&variable_name).map(|value| (value, Source::Variable(variable_name.clone()))))
+                .or_else(|| {
+                    variable(&variable_name)
+                        .map(|value| (value, Source::Variable(variable_name.clone())))
+                })
                 .or_else(in_file)
                 .unwrap_or_else(|| (key.default.to_owned(), Source::Default));
             (key.name, found)
         });
-        Ok(Self { values: values.collect() })
+        Ok(Self {
+            values: values.collect(),
+        })
     }
 
     /// A value; `None` if it is empty.
     ///
     /// # Errors
     /// [`Error::Value`]
-    pub fn optional<T: FromStr<Err: fmt::Display>>(&self, key: &'static str) -> Result<Option<T>, Error> {
+    pub fn optional<T: FromStr<Err: fmt::Display>>(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<T>, Error> {
         let Some((value, from)) = self.values.get(key) else {
             let reason = "is not in the table of settings".to_owned();
-            return Err(Error::Value { key, value: String::new(), from: Source::Default, reason });
+            return Err(Error::Value {
+                key,
+                value: String::new(),
+                from: Source::Default,
+                reason,
+            });
         };
         if value.is_empty() {
             return Ok(None);
@@ -169,14 +292,24 @@ impl Settings {
     /// # Errors
     /// [`Error::Value`]
     pub fn get<T: FromStr<Err: fmt::Display>>(&self, key: &'static str) -> Result<T, Error> {
-        self.optional(key)?.ok_or_else(|| self.wrong(key, "must not be empty"))
+        self.optional(key)?
+            .ok_or_else(|| self.wrong(key, "must not be empty"))
     }
 
     /// Says that a value does not hold.
     #[must_use]
     pub fn wrong(&self, key: &'static str, reason: impl Into<String>) -> Error {
-        let (value, from) = self.values.get(key).cloned().unwrap_or_else(|| (String::new(), Source::Default));
-        Error::Value { key, value, from, reason: reason.into() }
+        let (value, from) = self
+            .values
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| (String::new(), Source::Default));
+        Error::Value {
+            key,
+            value,
+            from,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -201,21 +334,32 @@ pub fn flag_name(key: &str) -> String {
 
 /// Keys of a file; numbers and truth values may be written as such.
 fn from_file(path: &std::path::Path, text: &str) -> Result<BTreeMap<String, String>, Error> {
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| Error::File { path: path.to_owned(), reason: e.message().to_owned() })?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::File {
+        path: path.to_owned(),
+        reason: e.message().to_owned(),
+    })?;
     table
         .into_iter()
         .map(|(key, value)| {
             if !KEYS.iter().any(|known| known.name == key) {
-                return Err(Error::UnknownKey { path: path.to_owned(), key });
+                return Err(Error::UnknownKey {
+                    path: path.to_owned(),
+                    key,
+                });
             }
             let text = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(n) => n.to_string(),
                 toml::Value::Boolean(b) => b.to_string(),
                 other => {
-                    let reason = format!("{key} must be a string, a whole number or a truth value, not {}", other.type_str());
-                    return Err(Error::File { path: path.to_owned(), reason });
+                    let reason = format!(
+                        "{key} must be a string, a whole number or a truth value, not {}",
+                        other.type_str()
+                    );
+                    return Err(Error::File {
+                        path: path.to_owned(),
+                        reason,
+                    });
                 }
             };
             Ok((key, text))
@@ -227,9 +371,15 @@ fn from_file(path: &std::path::Path, text: &str) -> Result<BTreeMap<String, Stri
 mod tests {
     use super::*;
 
-    fn layered(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Settings, Error> {
+    fn layered(
+        file: &str,
+        variables: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Settings, Error> {
         let find = |all: &[(&str, &str)], name: &str| {
-            all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+            all.iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
         };
         let file = Some((PathBuf::from("dawson.toml"), file.to_owned()));
         Settings::layered(file, |name| find(variables, name), |name| find(flags, name))
@@ -238,12 +388,24 @@ mod tests {
     #[test]
     fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
         let variables = [("DAWSON_WORKERS", "4"), ("DAWSON_QUEUE", "7")];
-        let found = layered("workers = 3\nqueue = 6\nbatch = 2\n", &variables, &[("workers", "5")]).unwrap();
-        let numbers = ["workers", "queue", "batch", "retries"].map(|k| found.get::<usize>(k).unwrap());
+        let found = layered(
+            "workers = 3\nqueue = 6\nbatch = 2\n",
+            &variables,
+            &[("workers", "5")],
+        )
+        .unwrap();
+        let numbers =
+            ["workers", "queue", "batch", "retries"].map(|k| found.get::<usize>(k).unwrap());
         assert_eq!(numbers, [5, 7, 2, 3]);
         let shown = found.to_string();
-        assert!(shown.contains("workers = \"5\"  # flag --workers"), "{shown}");
-        assert!(shown.contains("queue = \"7\"  # variable DAWSON_QUEUE"), "{shown}");
+        assert!(
+            shown.contains("workers = \"5\"  # flag --workers"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("queue = \"7\"  # variable DAWSON_QUEUE"),
+            "{shown}"
+        );
         assert!(shown.contains("batch = \"2\"  # dawson.toml"), "{shown}");
     }
 
@@ -251,7 +413,15 @@ mod tests {
     fn a_typo_in_the_file_and_a_value_that_does_not_hold_are_refused_by_name() {
         let typo = layered("wokers = 3", &[], &[]).unwrap_err().to_string();
         assert_eq!(typo, "dawson.toml: key 'wokers' is not known");
-        let wrong = layered("", &[("DAWSON_WORKERS", "many")], &[]).unwrap().get::<usize>("workers").unwrap_err();
-        assert!(wrong.to_string().starts_with("workers = 'many' (from variable DAWSON_WORKERS)"), "{wrong}");
+        let wrong = layered("", &[("DAWSON_WORKERS", "many")], &[])
+            .unwrap()
+            .get::<usize>("workers")
+            .unwrap_err();
+        assert!(
+            wrong
+                .to_string()
+                .starts_with("workers = 'many' (from variable DAWSON_WORKERS)"),
+            "{wrong}"
+        );
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A file gets a temporary name beside its place, is written, synced, and renamed; then the folder
 //! is synced. Whoever sees the name sees the whole content, after a power cut too.
-#![expect(clippy::disallowed_methods, reason = "the one place that writes and renames files")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that writes and renames files"
+)]
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -30,7 +33,10 @@ pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
     }
     let temporary = beside(path);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         rename(&temporary, path)
@@ -56,8 +62,14 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// The system's, with the folder's name in its text.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| named(folder, &e))
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| named(folder, &e))
 }
 
 /// Reads a file.
@@ -76,7 +88,10 @@ pub fn named(path: &Path, error: &io::Error) -> io::Error {
 
 /// A temporary name in the same folder, not used by another process.
 fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     path.with_file_name(format!(".{name}.{}{TEMPORARY}", ulid::Ulid::generate()))
 }
 
@@ -103,6 +118,9 @@ mod tests {
     fn a_failure_names_the_file_and_leaves_nothing() {
         let missing = Path::new("/nonexistent/folder/file");
         let refused = write(missing, b"x", Existing::Replace).unwrap_err();
-        assert!(refused.to_string().contains("/nonexistent/folder/file"), "{refused}");
+        assert!(
+            refused.to_string().contains("/nonexistent/folder/file"),
+            "{refused}"
+        );
     }
 }

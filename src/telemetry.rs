@@ -2,6 +2,7 @@
 //!
 //! Series are named `dawson_<noun>_<unit>[_total]`; labels take values from closed lists. Nothing of
 //! a patient is ever a field: jobs go by their id, files by their contrast.
+#![expect(clippy::disallowed_macros, reason = "the one room that counts")]
 use std::sync::OnceLock;
 
 use dawson_inference::problem::{Class, Code};
@@ -59,7 +60,9 @@ pub fn job_succeeded(id: JobId, total_s: f64, network_s: f64, lesions: usize) {
 pub fn job_failed(id: JobId, code: Code, reason: &str) {
     match code.class() {
         Class::Invalid => tracing::info!(job = %id, code = code.name(), reason, "job failed"),
-        Class::Transient | Class::Internal => tracing::error!(job = %id, code = code.name(), reason, "job failed"),
+        Class::Transient | Class::Internal => {
+            tracing::error!(job = %id, code = code.name(), reason, "job failed");
+        }
     }
     counter!("dawson_jobs_ended_total", "state" => "failed").increment(1);
     counter!("dawson_problems_total", "code" => code.name()).increment(1);
@@ -103,7 +106,14 @@ pub fn store_failed(doing: &'static str, error: &crate::store::Error) {
 
 /// A request was answered.
 pub fn request_answered(method: &str, route: &str, status: u16, took_s: f64, request_id: &str) {
-    tracing::info!(method, route, status, took_s, request_id, "request answered");
+    tracing::info!(
+        method,
+        route,
+        status,
+        took_s,
+        request_id,
+        "request answered"
+    );
     let labels = [("route", route.to_owned()), ("status", status.to_string())];
     counter!("dawson_http_requests_total", &labels).increment(1);
     histogram!("dawson_http_request_seconds", "route" => route.to_owned()).record(took_s);
@@ -111,9 +121,10 @@ pub fn request_answered(method: &str, route: &str, status: u16, took_s: f64, req
 
 /// A request was answered with a problem.
 pub fn problem_answered(code: &str, status: u16, inside: Option<&str>, request_id: &str) {
-    match inside {
-        Some(reason) => tracing::error!(code, status, reason, request_id, "problem answered"),
-        None => tracing::debug!(code, status, request_id, "problem answered"),
+    if let Some(reason) = inside {
+        tracing::error!(code, status, reason, request_id, "problem answered");
+    } else {
+        tracing::debug!(code, status, request_id, "problem answered");
     }
     // Codes come from a closed list.
     counter!("dawson_problems_total", "code" => code.to_owned()).increment(1);

@@ -24,9 +24,8 @@ pub(super) struct ManArgs {
     out: PathBuf,
 }
 
-pub(super) fn run(args: &CompletionsArgs, command: &mut Command) -> Result<(), Failure> {
+pub(super) fn run(args: &CompletionsArgs, command: &mut Command) {
     clap_complete::generate(args.shell, command, "dawson", &mut std::io::stdout());
-    Ok(())
 }
 
 pub(super) fn man(args: &ManArgs, command: &Command) -> Result<(), Failure> {
@@ -38,8 +37,11 @@ pub(super) fn man(args: &ManArgs, command: &Command) -> Result<(), Failure> {
     std::fs::create_dir_all(&args.out).map_err(|e| Failure::file(&files::named(&args.out, &e)))?;
     for (name, command) in pages {
         let mut page = Vec::new();
-        clap_mangen::Man::new(command).render(&mut page).map_err(|e| Failure::file(&e))?;
-        files::write(&args.out.join(name), &page, Existing::Replace).map_err(|e| Failure::file(&e))?;
+        clap_mangen::Man::new(command)
+            .render(&mut page)
+            .map_err(|e| Failure::file(&e))?;
+        files::write(&args.out.join(name), &page, Existing::Replace)
+            .map_err(|e| Failure::file(&e))?;
     }
     Ok(())
 }

@@ -21,10 +21,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         println!("{} {what}", if good { "ok     " } else { "MISSING" });
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    say(true, &format!("dawson {}, {cores} cores", env!("CARGO_PKG_VERSION")));
+    say(
+        true,
+        &format!("dawson {}, {cores} cores", env!("CARGO_PKG_VERSION")),
+    );
     match args.engine.runtime() {
         Ok(runtime) => {
-            say(true, &format!("ONNX Runtime {} ({})", runtime.version(), runtime.library.display()));
+            say(
+                true,
+                &format!(
+                    "ONNX Runtime {} ({})",
+                    runtime.version(),
+                    runtime.library.display()
+                ),
+            );
             describe_devices(&runtime);
         }
         Err(failure) => say(false, &failure.detail),
@@ -39,7 +49,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                     for model in registry.models() {
                         let device = segmenter.engine().device;
                         match segmenter.verify(model, device.precisions()[0]) {
-                            Ok(()) => say(true, &format!("model {} answers its golden patch on {device}", model.id())),
+                            Ok(()) => say(
+                                true,
+                                &format!(
+                                    "model {} answers its golden patch on {device}",
+                                    model.id()
+                                ),
+                            ),
                             Err(e) => say(false, &format!("model {} on {device}: {e}", model.id())),
                         }
                     }
@@ -52,7 +68,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if missing == 0 {
         Ok(())
     } else {
-        Err(Failure::new(Code::DeviceUnavailable, format!("{missing} of the above must be mended first")))
+        Err(Failure::new(
+            Code::DeviceUnavailable,
+            format!("{missing} of the above must be mended first"),
+        ))
     }
 }
 
@@ -61,7 +80,9 @@ fn describe_devices(runtime: &Runtime) {
     for device in Device::ALL {
         match availability(runtime, device) {
             Availability::Built => println!("ok      device {} is built in", device.kind()),
-            Availability::Missing { reason } => println!("-       device {}: {reason}", device.kind()),
+            Availability::Missing { reason } => {
+                println!("-       device {}: {reason}", device.kind());
+            }
         }
     }
 }

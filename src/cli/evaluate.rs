@@ -55,12 +55,20 @@ fn overlap_rule(text: &str) -> Result<OverlapRule, String> {
     if text == "any" {
         return Ok(OverlapRule::AnyVoxel);
     }
-    let share: f64 = text.parse().map_err(|_| "must be any, or a share such as 0.1".to_owned())?;
-    Share::new(share).map(OverlapRule::AtLeast).map_err(|e| e.to_string())
+    let share: f64 = text
+        .parse()
+        .map_err(|_| "must be any, or a share such as 0.1".to_owned())?;
+    Share::new(share)
+        .map(OverlapRule::AtLeast)
+        .map_err(|e| e.to_string())
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.prediction.is_dir() || args.truth.is_dir() {
+        if args.region.is_some() || args.probability.is_some() {
+            let detail = "--region and --probability are for one case, not for folders";
+            return Err(Failure::new(Code::MalformedRequest, detail));
+        }
         return folders(args);
     }
     let paths = Paths {
@@ -74,7 +82,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return print_json(&CaseJson::of(&found));
     }
     for figure in found.figures() {
-        println!("{:<44} {:>12} {}", figure.title, number(figure.value), figure.unit);
+        println!(
+            "{:<44} {:>12} {}",
+            figure.title,
+            number(figure.value),
+            figure.unit
+        );
     }
     print_bins(&found.size_bins);
     Ok(())
@@ -92,9 +105,23 @@ fn one(paths: &Paths, args: &Args) -> Result<Evaluation, Failure> {
     let mask = |path: &Path| Ok::<_, Failure>(scan(path)?.map(|value| u8::from(value > 0.5)));
     let probability = paths.probability.as_deref().map(scan).transpose()?;
     let region = paths.region.as_deref().map(mask).transpose()?;
-    let options = EvaluationOptions { min_lesion_ml: args.min_lesion_ml, overlap_rule: args.overlap };
-    evaluate(&mask(&paths.prediction)?, &mask(&paths.truth)?, probability.as_ref(), region.as_ref(), options)
-        .map_err(|e| Failure::new(Code::InvalidOptions, format!("{}: {e}", paths.prediction.display())))
+    let options = EvaluationOptions {
+        min_lesion_ml: args.min_lesion_ml,
+        overlap_rule: args.overlap,
+    };
+    evaluate(
+        &mask(&paths.prediction)?,
+        &mask(&paths.truth)?,
+        probability.as_ref(),
+        region.as_ref(),
+        options,
+    )
+    .map_err(|e| {
+        Failure::new(
+            Code::InvalidOptions,
+            format!("{}: {e}", paths.prediction.display()),
+        )
+    })
 }
 
 fn scan(path: &Path) -> Result<Volume<f32>, Failure> {
@@ -106,16 +133,33 @@ fn scan(path: &Path) -> Result<Volume<f32>, Failure> {
 
 fn folders(args: &Args) -> Result<(), Failure> {
     let mut found = BTreeMap::new();
-    let entries = std::fs::read_dir(&args.prediction).map_err(|e| Failure::file(&files::named(&args.prediction, &e)))?;
+    let entries = std::fs::read_dir(&args.prediction)
+        .map_err(|e| Failure::file(&files::named(&args.prediction, &e)))?;
     for entry in entries {
-        let folder = entry.map_err(|e| Failure::file(&files::named(&args.prediction, &e)))?.path();
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let folder = entry
+            .map_err(|e| Failure::file(&files::named(&args.prediction, &e)))?
+            .path();
+        let name = folder
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let (prediction, truth) = (folder.join(MASK), args.truth.join(&name).join(MASK));
         if !prediction.is_file() || !truth.is_file() {
             continue;
         }
         let probability = Some(folder.join(PROBABILITY)).filter(|path| path.is_file());
-        found.insert(name, one(&Paths { prediction, truth, probability, region: None }, args)?);
+        found.insert(
+            name,
+            one(
+                &Paths {
+                    prediction,
+                    truth,
+                    probability,
+                    region: None,
+                },
+                args,
+            )?,
+        );
     }
     if found.is_empty() {
         let detail = format!(
@@ -152,7 +196,17 @@ fn print_bins(bins: &[SizeBin]) {
 fn print_cohort(found: &BTreeMap<String, Evaluation>, summary: &Cohort) {
     println!(
         "{:<24} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>8} {:>8} {:>7}",
-        "case", "dsc", "ppv", "tpr", "ltpr", "lfpr", "l-f1", "pr-auc", "found ml", "true ml", "hd95 mm"
+        "case",
+        "dsc",
+        "ppv",
+        "tpr",
+        "ltpr",
+        "lfpr",
+        "l-f1",
+        "pr-auc",
+        "found ml",
+        "true ml",
+        "hd95 mm"
     );
     for (name, e) in found {
         println!(
@@ -169,7 +223,13 @@ fn print_cohort(found: &BTreeMap<String, Evaluation>, summary: &Cohort) {
             number(e.hd95_mm)
         );
     }
-    println!("\n{:<44} {:>12} {:>12} {:>4}", format!("{} cases", summary.cases), "mean", "median", "n");
+    println!(
+        "\n{:<44} {:>12} {:>12} {:>4}",
+        format!("{} cases", summary.cases),
+        "mean",
+        "median",
+        "n"
+    );
     for figure in &summary.figures {
         println!(
             "{:<44} {:>12} {:>12} {:>4} {}",
@@ -208,14 +268,22 @@ struct CohortJson {
 
 fn bins(bins: &[SizeBin]) -> Vec<BinJson> {
     bins.iter()
-        .map(|b| BinJson { name: b.name, true_lesions: b.true_lesions, detected_lesions: b.detected_lesions })
+        .map(|b| BinJson {
+            name: b.name,
+            true_lesions: b.true_lesions,
+            detected_lesions: b.detected_lesions,
+        })
         .collect()
 }
 
 impl CaseJson {
     fn of(found: &Evaluation) -> Self {
         Self {
-            figures: found.figures().into_iter().map(|f| (f.name, f.value)).collect(),
+            figures: found
+                .figures()
+                .into_iter()
+                .map(|f| (f.name, f.value))
+                .collect(),
             size_bins: bins(&found.size_bins),
         }
     }
@@ -224,12 +292,19 @@ impl CaseJson {
 impl CohortJson {
     fn of(found: &BTreeMap<String, Evaluation>, summary: &Cohort) -> Self {
         Self {
-            cases: found.iter().map(|(name, e)| (name.clone(), CaseJson::of(e))).collect(),
+            cases: found
+                .iter()
+                .map(|(name, e)| (name.clone(), CaseJson::of(e)))
+                .collect(),
             mean: summary.figures.iter().map(|f| (f.name, f.mean)).collect(),
             median: summary.figures.iter().map(|f| (f.name, f.median)).collect(),
             n: summary.figures.iter().map(|f| (f.name, f.n)).collect(),
             volume_correlation: summary.volume_correlation,
-            isbi_scores: found.keys().cloned().zip(summary.isbi_scores.iter().copied()).collect(),
+            isbi_scores: found
+                .keys()
+                .cloned()
+                .zip(summary.isbi_scores.iter().copied())
+                .collect(),
         }
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Data goes to stdout, talk to stderr. Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 engine or
 //! device, 1 anything else. Progress bars are drawn on a terminal only.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the room that talks to the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the room that talks to the terminal"
+)]
 
 mod completions;
 mod doctor;
@@ -21,7 +25,12 @@ use dawson_inference::problem::Code;
 
 /// Finds multiple-sclerosis lesions in multi-contrast brain MRI. Research use only, not for diagnosis.
 #[derive(Debug, Parser)]
-#[command(name = "dawson", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "dawson",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,7 +41,7 @@ enum Command {
     /// Serve the HTTP interface
     Serve(serve::Args),
     /// Find the lesions of one study, or of a table of studies
-    Segment(segment::Args),
+    Segment(Box<segment::Args>),
     /// Hold a mask against a truth: every figure, for one case or two folders of cases
     Evaluate(evaluate::Args),
     /// List, check or describe the installed networks
@@ -58,7 +67,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 
     /// A file of the user that cannot be read or written.
@@ -79,13 +91,19 @@ impl From<dawson_inference::pipeline::Error> for Failure {
 
 impl From<dawson_inference::engine::Error> for Failure {
     fn from(error: dawson_inference::engine::Error) -> Self {
-        Self::new(dawson_inference::pipeline::engine_code(&error), error.to_string())
+        Self::new(
+            dawson_inference::pipeline::engine_code(&error),
+            error.to_string(),
+        )
     }
 }
 
 impl From<dawson_inference::models::Error> for Failure {
     fn from(error: dawson_inference::models::Error) -> Self {
-        Self::new(dawson_inference::pipeline::model_code(&error), error.to_string())
+        Self::new(
+            dawson_inference::pipeline::model_code(&error),
+            error.to_string(),
+        )
     }
 }
 
@@ -101,7 +119,10 @@ pub fn main() -> ExitCode {
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Openapi => openapi::run(),
-        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Command::Completions(args) => {
+            completions::run(&args, &mut Cli::command());
+            Ok(())
+        }
         Command::Man(args) => completions::man(&args, &Cli::command()),
     };
     match outcome {

@@ -7,7 +7,9 @@ use super::{Failure, print_json};
 
 /// What to do with the networks.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:\n  dawson models list\n  dawson models verify --device openvino\n  dawson models show ms-lesion")]
+#[command(
+    after_help = "Examples:\n  dawson models list\n  dawson models verify --device openvino\n  dawson models show ms-lesion"
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -67,15 +69,27 @@ fn list(models: &ModelsArg, json: bool) -> Result<(), Failure> {
             name: &model.manifest.name,
             version: &model.manifest.version,
             title: &model.manifest.title,
-            contrasts: model.manifest.input.contrasts.iter().map(|c| c.name()).collect(),
-            sha256: &model.sha256,
+            contrasts: model
+                .manifest
+                .input
+                .contrasts
+                .iter()
+                .map(|c| c.name())
+                .collect(),
+            sha256: model.sha256(),
         })
         .collect();
     if json {
         return print_json(&rows);
     }
     for row in rows {
-        println!("{}@{}  {}  ({})", row.name, row.version, row.title, row.contrasts.join(", "));
+        println!(
+            "{}@{}  {}  ({})",
+            row.name,
+            row.version,
+            row.title,
+            row.contrasts.join(", ")
+        );
     }
     Ok(())
 }
@@ -86,7 +100,11 @@ fn verify(engine: &EngineArgs) -> Result<(), Failure> {
     for model in registry.models() {
         for &precision in segmenter.engine().device.precisions() {
             segmenter.verify(model, precision)?;
-            println!("{}: good on {} in {precision}", model.id(), segmenter.engine().device);
+            println!(
+                "{}: good on {} in {precision}",
+                model.id(),
+                segmenter.engine().device
+            );
         }
     }
     Ok(())

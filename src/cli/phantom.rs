@@ -36,8 +36,8 @@ pub(super) struct Args {
     #[arg(long, default_value = "LAS", value_parser = orientation)]
     orientation: Orientation,
     /// Millimetres between voxels along left-right, back-front and down-up
-    #[arg(long, value_delimiter = ',', num_args = 3, default_values_t = [1.0, 1.0, 1.0], value_name = "X,Y,Z")]
-    spacing: Vec<f64>,
+    #[arg(long, default_value = "1,1,1", value_parser = spacing, value_name = "X,Y,Z")]
+    spacing: Spacing,
     /// Contrasts to make [default: all]
     #[arg(long, value_delimiter = ',', value_parser = contrast)]
     contrasts: Option<Vec<Contrast>>,
@@ -52,8 +52,24 @@ enum SkullArg {
     Stripped,
 }
 
+/// Millimetres between voxels.
+#[derive(Debug, Clone, Copy)]
+struct Spacing([f64; 3]);
+
+fn spacing(text: &str) -> Result<Spacing, String> {
+    let wrong = || "must be three numbers from 0.3 to 20 such as 0.7,0.7,4".to_owned();
+    let numbers: Result<Vec<f64>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+    let spacing = <[f64; 3]>::try_from(numbers.map_err(|_| wrong())?).map_err(|_| wrong())?;
+    if spacing.iter().all(|s| (0.3..=20.0).contains(s)) {
+        Ok(Spacing(spacing))
+    } else {
+        Err(wrong())
+    }
+}
+
 fn orientation(text: &str) -> Result<Orientation, String> {
-    Orientation::parse(text).ok_or_else(|| "must be three letters such as RAS, LPS or PIR".to_owned())
+    Orientation::parse(text)
+        .ok_or_else(|| "must be three letters such as RAS, LPS or PIR".to_owned())
 }
 
 fn contrast(text: &str) -> Result<Contrast, String> {
@@ -69,49 +85,74 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             SkullArg::Stripped => Skull::Stripped,
         },
         lesion_load_ml: load(args.load_ml)?,
-        contrasts: args.contrasts.clone().unwrap_or_else(|| Contrast::ALL.to_vec()),
+        contrasts: args
+            .contrasts
+            .clone()
+            .unwrap_or_else(|| Contrast::ALL.to_vec()),
         ..standard
     };
     let made = head(&options);
     std::fs::create_dir_all(&args.out).map_err(|e| Failure::file(&files::named(&args.out, &e)))?;
     let spatial = SpatialFields::of(&options.grid);
     for (contrast, volume) in &made.scans {
-        write(args, contrast.name(), &volume.map(|v| v.round().clamp(0.0, 32767.0) as i16), &spatial)?;
+        write(
+            args,
+            contrast.name(),
+            &volume.map(|v| v.round().clamp(0.0, 32767.0) as i16),
+            &spatial,
+        )?;
     }
     write(args, "lesions", &made.lesions, &spatial)?;
     write(args, "brain", &made.brain, &spatial)?;
-    println!("{} scans, lesions.nii.gz and brain.nii.gz in {}", made.scans.len(), args.out.display());
+    println!(
+        "{} scans, lesions.nii.gz and brain.nii.gz in {}",
+        made.scans.len(),
+        args.out.display()
+    );
     Ok(())
 }
 
 /// The standard field of view, or a larger one for a head with its skull, at the spacing and in the
 /// orientation asked for.
 fn grid(standard: &Grid, args: &Args) -> Result<Grid, Failure> {
-    let wrong = |e: &dyn std::fmt::Display| Failure::new(Code::InvalidOptions, format!("--spacing: {e}"));
-    let [x, y, z] = args.spacing.as_slice() else {
-        return Err(wrong(&"must be three numbers"));
-    };
-    if !args.spacing.iter().all(|s| (0.3..=20.0).contains(s)) {
-        return Err(wrong(&"must be 0.3 to 20 mm"));
-    }
+    let wrong =
+        |e: &dyn std::fmt::Display| Failure::new(Code::InvalidOptions, format!("--spacing: {e}"));
     let canonical = standard.canonical();
     let field = match args.skull {
         SkullArg::Stripped => canonical,
-        SkullArg::Kept => canonical.crop([-20, -24, -10], [222, 266, 210]).map_err(|e| wrong(&e))?,
+        SkullArg::Kept => canonical
+            .crop([-20, -24, -10], [222, 266, 210])
+            .map_err(|e| wrong(&e))?,
     };
-    Ok(field.with_spacing([*x, *y, *z]).map_err(|e| wrong(&e))?.oriented(args.orientation))
+    Ok(field
+        .with_spacing(args.spacing.0)
+        .map_err(|e| wrong(&e))?
+        .oriented(args.orientation))
 }
 
 fn load(ml: f64) -> Result<f64, Failure> {
     if (0.0..=80.0).contains(&ml) {
         Ok(ml)
     } else {
-        Err(Failure::new(Code::InvalidOptions, format!("--load-ml is {ml}, must be 0 to 80")))
+        Err(Failure::new(
+            Code::InvalidOptions,
+            format!("--load-ml is {ml}, must be 0 to 80"),
+        ))
     }
 }
 
-fn write<T: Element>(args: &Args, name: &str, volume: &Volume<T>, spatial: &SpatialFields) -> Result<(), Failure> {
-    let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
+fn write<T: Element>(
+    args: &Args,
+    name: &str,
+    volume: &Volume<T>,
+    spatial: &SpatialFields,
+) -> Result<(), Failure> {
+    let existing = if args.overwrite {
+        Existing::Replace
+    } else {
+        Existing::Keep
+    };
     let bytes = encode(volume, spatial, Compression::Gzip);
-    files::write(&args.out.join(format!("{name}.nii.gz")), &bytes, existing).map_err(|e| Failure::file(&e))
+    files::write(&args.out.join(format!("{name}.nii.gz")), &bytes, existing)
+        .map_err(|e| Failure::file(&e))
 }

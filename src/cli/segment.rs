@@ -8,7 +8,8 @@ use dawson_imaging::study::Contrast;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Model, Voting, hex};
 use dawson_inference::pipeline::{
-    Artifact, Asked, Cancel, ContrastFile, Output, Progress, Segmentation, Segmenter, Settings, Stage,
+    Artifact, Asked, Cancel, ContrastFile, Output, Progress, Segmentation, Segmenter, Settings,
+    Stage,
 };
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
@@ -28,7 +29,12 @@ use crate::files::{self, Existing};
 cases.csv has a header line: case, flair, and any of t1w, t2w, pdw, t1gd; paths may be relative to it.")]
 pub(super) struct Args {
     /// The FLAIR, .nii or .nii.gz: the one contrast that every study needs
-    #[arg(long, value_name = "FILE", required_unless_present = "cohort", conflicts_with = "cohort")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "cohort",
+        conflicts_with = "cohort"
+    )]
     flair: Option<PathBuf>,
     /// T1-weighted, before contrast agent
     #[arg(long, value_name = "FILE", conflicts_with = "cohort")]
@@ -97,20 +103,23 @@ struct SettingsArgs {
 }
 
 fn voting(text: &str) -> Result<Voting, String> {
-    named(text, &Voting::ALL, |v| v.name())
+    named(text, &Voting::ALL, Voting::name)
 }
 
 fn precision(text: &str) -> Result<Precision, String> {
-    named(text, &Precision::ALL, |p| p.name())
+    named(text, &Precision::ALL, Precision::name)
 }
 
 fn output(text: &str) -> Result<Output, String> {
-    named(text, &Output::ALL, |o| o.name())
+    named(text, &Output::ALL, Output::name)
 }
 
 fn named<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, String> {
     let names = || all.iter().map(|&t| name(t)).collect::<Vec<_>>().join(", ");
-    all.iter().copied().find(|&t| name(t) == text).ok_or_else(|| format!("must be one of {}", names()))
+    all.iter()
+        .copied()
+        .find(|&t| name(t) == text)
+        .ok_or_else(|| format!("must be one of {}", names()))
 }
 
 impl SettingsArgs {
@@ -130,14 +139,23 @@ impl SettingsArgs {
             precision: self.precision,
             outputs: self.outputs.clone(),
         };
-        Settings::resolve(&asked, &model.manifest).map_err(|e| Failure::new(Code::InvalidOptions, e.to_string()))
+        Settings::resolve(&asked, &model.manifest)
+            .map_err(|e| Failure::new(Code::InvalidOptions, e.to_string()))
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let (segmenter, model) = args.engine.open(&args.settings.model, args.settings.precision())?;
+    let (segmenter, model) = args
+        .engine
+        .open(&args.settings.model, args.settings.precision())?;
     let settings = args.settings.resolve(&model)?;
-    let work = Work { segmenter, model, settings, existing: args.existing(), bars: MultiProgress::new() };
+    let work = Work {
+        segmenter,
+        model,
+        settings,
+        existing: args.existing(),
+        bars: MultiProgress::new(),
+    };
     match &args.cohort {
         Some(table) => cohort(args, table, &work),
         None => one(args, &work),
@@ -146,7 +164,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 impl Args {
     fn existing(&self) -> Existing {
-        if self.overwrite || self.resume { Existing::Replace } else { Existing::Keep }
+        if self.overwrite || self.resume {
+            Existing::Replace
+        } else {
+            Existing::Keep
+        }
     }
 
     fn files(&self) -> Vec<(Contrast, PathBuf)> {
@@ -157,7 +179,10 @@ impl Args {
             Contrast::Pdw => self.pdw.clone(),
             Contrast::T1gd => self.t1gd.clone(),
         };
-        Contrast::ALL.into_iter().filter_map(|c| Some((c, given(c)?))).collect()
+        Contrast::ALL
+            .into_iter()
+            .filter_map(|c| Some((c, given(c)?)))
+            .collect()
     }
 }
 
@@ -175,15 +200,21 @@ impl Work {
         let bar = self.bar(name);
         let mut progress = |p: Progress| show(&bar, p);
         let cancel = Arc::new(Cancel::default());
-        let outcome = self.segmenter.segment(files, &self.model, &self.settings, &mut progress, &cancel);
+        let outcome =
+            self.segmenter
+                .segment(files, &self.model, &self.settings, &mut progress, &cancel);
         bar.finish_and_clear();
         Ok(outcome?)
     }
 
     /// A bar on a terminal; `indicatif` draws none elsewhere.
     fn bar(&self, name: &str) -> ProgressBar {
-        let style = ProgressStyle::with_template("{prefix} {msg:10} {wide_bar} {pos}/{len} {elapsed}");
-        let bar = self.bars.add(ProgressBar::new(0)).with_prefix(name.to_owned());
+        let style =
+            ProgressStyle::with_template("{prefix} {msg:10} {wide_bar} {pos}/{len} {elapsed}");
+        let bar = self
+            .bars
+            .add(ProgressBar::new(0))
+            .with_prefix(name.to_owned());
         if let Ok(style) = style {
             bar.set_style(style);
         }
@@ -204,20 +235,30 @@ fn read(files: &[(Contrast, PathBuf)]) -> Result<Vec<ContrastFile>, Failure> {
         .iter()
         .map(|(contrast, path)| {
             let bytes = files::read(path).map_err(|e| Failure::file(&e))?;
-            Ok(ContrastFile { contrast: *contrast, bytes })
+            Ok(ContrastFile {
+                contrast: *contrast,
+                bytes,
+            })
         })
         .collect()
 }
 
 fn write(folder: &Path, artifacts: &[Artifact], existing: Existing) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|e| Failure::file(&files::named(folder, &e)))?;
-    let taken = artifacts.iter().map(|a| folder.join(a.name)).find(|path| path.exists());
+    let taken = artifacts
+        .iter()
+        .map(|a| folder.join(a.name))
+        .find(|path| path.exists());
     if let (Existing::Keep, Some(path)) = (existing, taken) {
-        let detail = format!("{} is there already: choose another folder or say --overwrite", path.display());
+        let detail = format!(
+            "{} is there already: choose another folder or say --overwrite",
+            path.display()
+        );
         return Err(Failure::new(Code::MalformedRequest, detail));
     }
     for artifact in artifacts {
-        files::write(&folder.join(artifact.name), &artifact.bytes, existing).map_err(|e| Failure::file(&e))?;
+        files::write(&folder.join(artifact.name), &artifact.bytes, existing)
+            .map_err(|e| Failure::file(&e))?;
     }
     Ok(())
 }
@@ -236,25 +277,43 @@ fn one(args: &Args, work: &Work) -> Result<(), Failure> {
 /// The report as a table for people.
 fn print_report(report: &Report) {
     let lesions = &report.lesions;
-    println!("{} lesions, {:.2} ml together", lesions.count, lesions.volume_ml);
+    println!(
+        "{} lesions, {:.2} ml together",
+        lesions.count, lesions.volume_ml
+    );
     if lesions.count > 0 {
-        println!("{:>4} {:>9} {:>10} {:>6} {:>7}  centroid x, y, z (RAS mm)", "id", "ml", "extent mm", "mean p", "max p");
+        println!(
+            "{:>4} {:>9} {:>10} {:>6} {:>7}  centroid x, y, z (RAS mm)",
+            "id", "ml", "extent mm", "mean p", "max p"
+        );
     }
     for lesion in &lesions.items {
         let [x, y, z] = lesion.centroid_mm;
         println!(
             "{:>4} {:>9.3} {:>10.1} {:>6.2} {:>7.2}  {x:+.1}, {y:+.1}, {z:+.1}",
-            lesion.id, lesion.volume_ml, lesion.largest_extent_mm, lesion.mean_probability, lesion.max_probability
+            lesion.id,
+            lesion.volume_ml,
+            lesion.largest_extent_mm,
+            lesion.mean_probability,
+            lesion.max_probability
         );
     }
     for warning in &report.warnings {
-        let about = warning.contrast.as_ref().map_or_else(String::new, |c| format!("{c}: "));
+        let about = warning
+            .contrast
+            .as_ref()
+            .map_or_else(String::new, |c| format!("{c}: "));
         println!("warning {}: {about}{}", warning.code, warning.detail);
     }
     let t = &report.timings_s;
     println!(
         "{} {}, {} on {}: {:.1} s, {:.1} s of it in the network; {}",
-        report.model.name, report.model.version, report.engine.precision, report.engine.device, t.total, t.network,
+        report.model.name,
+        report.model.version,
+        report.engine.precision,
+        report.engine.device,
+        t.total,
+        t.network,
         report.notice
     );
 }
@@ -296,19 +355,28 @@ fn cohort(args: &Args, table: &Path, work: &Work) -> Result<(), Failure> {
                             eprintln!("{line}");
                         }
                     }
-                    rows.lock().unwrap_or_else(PoisonError::into_inner).insert(row.case.clone(), row);
+                    rows.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(row.case.clone(), row);
                 }
             });
         }
     });
     let mut by_name = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let rows: Vec<Row> = cases.iter().filter_map(|case| by_name.remove(&case.name)).collect();
+    let rows: Vec<Row> = cases
+        .iter()
+        .filter_map(|case| by_name.remove(&case.name))
+        .collect();
     write_table(&args.out, &rows)?;
     let failed = rows.iter().filter(|row| row.state == "failed").count();
     if args.json {
         print_json(&rows)?;
     } else {
-        println!("{} studies, {failed} failed; results in {}", rows.len(), args.out.display());
+        println!(
+            "{} studies, {failed} failed; results in {}",
+            rows.len(),
+            args.out.display()
+        );
     }
     if failed > 0 {
         let detail = format!("{failed} of {} studies failed: see results.csv", rows.len());
@@ -324,7 +392,10 @@ fn console_is_drawn() -> bool {
 fn line_about(row: &Row) -> Option<String> {
     match (row.state, row.lesions, row.volume_ml) {
         ("failed", ..) => Some(format!("{}: failed: {}", row.case, row.detail)),
-        (state, Some(lesions), Some(ml)) => Some(format!("{}: {state}: {lesions} lesions, {ml:.2} ml", row.case)),
+        (state, Some(lesions), Some(ml)) => Some(format!(
+            "{}: {state}: {lesions} lesions, {ml:.2} ml",
+            row.case
+        )),
         _ => None,
     }
 }
@@ -348,7 +419,12 @@ fn run_case(args: &Args, case: &Case, work: &Work) -> Row {
             lesions: Some(report.lesions.count),
             volume_ml: Some(report.lesions.volume_ml),
             largest_ml: Some(report.lesions.largest_ml),
-            warnings: report.warnings.iter().map(|w| w.code.as_str()).collect::<Vec<_>>().join(" "),
+            warnings: report
+                .warnings
+                .iter()
+                .map(|w| w.code.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
             seconds: Some(report.timings_s.total),
             code: "",
             detail: String::new(),
@@ -373,29 +449,49 @@ fn finished(folder: &Path, sent: &[ContrastFile], model: &Model) -> Option<Repor
     let report: Report = serde_json::from_slice(&bytes).ok()?;
     let same = |file: &ContrastFile| {
         let sha256 = hex(&Sha256::digest(&file.bytes));
-        report.study.contrasts.iter().any(|c| c.contrast == file.contrast.name() && c.sha256 == sha256)
+        report
+            .study
+            .contrasts
+            .iter()
+            .any(|c| c.contrast == file.contrast.name() && c.sha256 == sha256)
     };
     let all = report.study.contrasts.len() == sent.len() && sent.iter().all(same);
-    (all && report.model.sha256 == model.sha256).then_some(report)
+    (all && report.model.sha256 == model.sha256()).then_some(report)
 }
 
 fn read_table(path: &Path) -> Result<Vec<Case>, Failure> {
-    let wrong = |detail: String| Failure::new(Code::MalformedRequest, format!("{}: {detail}", path.display()));
+    let wrong = |detail: String| {
+        Failure::new(
+            Code::MalformedRequest,
+            format!("{}: {detail}", path.display()),
+        )
+    };
     let base = path.parent().unwrap_or(Path::new("."));
     let bytes = files::read(path).map_err(|e| Failure::file(&e))?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes.as_slice());
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(bytes.as_slice());
     let header = reader.headers().map_err(|e| wrong(e.to_string()))?.clone();
     for column in &header {
         if column != "case" && Contrast::parse(column).is_none() {
-            return Err(wrong(format!("column '{column}' is not known, must be case, flair, t1w, t2w, pdw or t1gd")));
+            return Err(wrong(format!(
+                "column '{column}' is not known, must be case, flair, t1w, t2w, pdw or t1gd"
+            )));
         }
     }
     let mut cases: Vec<Case> = Vec::new();
     for (n, record) in reader.records().enumerate() {
         let line = n + 2;
         let record = record.map_err(|e| wrong(e.to_string()))?;
-        let mut case = Case { name: String::new(), files: Vec::new() };
-        for (column, value) in header.iter().zip(&record).filter(|(_, value)| !value.is_empty()) {
+        let mut case = Case {
+            name: String::new(),
+            files: Vec::new(),
+        };
+        for (column, value) in header
+            .iter()
+            .zip(&record)
+            .filter(|(_, value)| !value.is_empty())
+        {
             match Contrast::parse(column) {
                 Some(contrast) => case.files.push((contrast, base.join(value))),
                 None => value.clone_into(&mut case.name),
@@ -403,11 +499,17 @@ fn read_table(path: &Path) -> Result<Vec<Case>, Failure> {
         }
         let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
         if case.name.is_empty() || case.name.starts_with('.') || !case.name.chars().all(plain) {
-            let detail = format!("line {line}: case '{}' must be letters, digits, '-', '_' or '.'", case.name);
+            let detail = format!(
+                "line {line}: case '{}' must be letters, digits, '-', '_' or '.'",
+                case.name
+            );
             return Err(wrong(detail));
         }
         if cases.iter().any(|other| other.name == case.name) {
-            return Err(wrong(format!("line {line}: case '{}' stands there twice", case.name)));
+            return Err(wrong(format!(
+                "line {line}: case '{}' stands there twice",
+                case.name
+            )));
         }
         cases.push(case);
     }
@@ -420,7 +522,10 @@ fn write_table(folder: &Path, rows: &[Row]) -> Result<(), Failure> {
     for row in rows {
         writer.serialize(row).map_err(broken)?;
     }
-    let bytes = writer.into_inner().map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+    let bytes = writer
+        .into_inner()
+        .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     std::fs::create_dir_all(folder).map_err(|e| Failure::file(&files::named(folder, &e)))?;
-    files::write(&folder.join("results.csv"), &bytes, Existing::Replace).map_err(|e| Failure::file(&e))
+    files::write(&folder.join("results.csv"), &bytes, Existing::Replace)
+        .map_err(|e| Failure::file(&e))
 }

@@ -43,13 +43,21 @@ impl ClapArgs for Args {
             .action(clap::ArgAction::SetTrue)
             .help("Print every setting and where its value came from, and do nothing else");
         let keys = KEYS.iter().map(|key| {
-            let default = if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
+            let default = if key.default.is_empty() {
+                String::new()
+            } else {
+                format!(" [default: {}]", key.default)
+            };
             let arg = Arg::new(key.name)
                 .long(flag_name(key.name).trim_start_matches('-').to_owned())
                 .value_name("VALUE")
                 .help(format!("{}{default}", key.help));
             // A truth value alone means yes.
-            if key.default == "false" { arg.num_args(0..=1).default_missing_value("true") } else { arg }
+            if key.default == "false" {
+                arg.num_args(0..=1).default_missing_value("true")
+            } else {
+                arg
+            }
         });
         command
             .arg(file)
@@ -103,21 +111,35 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn read_settings(args: &Args) -> Result<Settings, Failure> {
-    let path = args.file.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()));
+    let path = args
+        .file
+        .clone()
+        .or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()));
     let file = path
         .map(|path| {
             let bytes = files::read(&path).map_err(|e| Failure::file(&e))?;
             Ok::<_, Failure>((path, String::from_utf8_lossy(&bytes).into_owned()))
         })
         .transpose()?;
-    let flag = |key: &'static str| args.flags.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
-    Ok(Settings::layered(file, |name| std::env::var(name).ok(), flag)?)
+    let flag = |key: &'static str| {
+        args.flags
+            .iter()
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| v.clone())
+    };
+    Ok(Settings::layered(
+        file,
+        |name| std::env::var(name).ok(),
+        flag,
+    )?)
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {
     let filter: EnvFilter = settings.get("log")?;
     let format: String = settings.get("log_format")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format.as_str() {
         "text" => log.init(),
         "json" => log.json().init(),
@@ -136,8 +158,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let (registry, segmenter) = open_engine(settings)?;
-    let (store, job_files) =
-        open_store(&state).await.map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
+    let (store, job_files) = open_store(&state)
+        .await
+        .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
     let jobs = Arc::new(Jobs::new(Parts {
         store,
         files: job_files,
@@ -147,14 +170,19 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         read_options: http::read_options,
         config: jobs_config(settings)?,
     }));
-    jobs.model(None).map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    jobs.recover().await.map_err(|e| Failure::new(e.code(), e.to_string()))?;
+    jobs.model(None)
+        .map_err(|e| Failure::new(e.code(), e.to_string()))?;
+    jobs.recover()
+        .await
+        .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     let metrics = telemetry::metrics().map_err(|e| Failure::new(Code::Internal, e))?;
     let router = http::router(Arc::clone(&jobs), http_config(settings)?, Some(metrics));
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {listen}: {e}")))?;
-    let address = listener.local_addr().map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+    let address = listener
+        .local_addr()
+        .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     println!("listening on http://{address}");
     tracing::info!(%address, device = %jobs.segmenter().engine().device, "ready");
 
@@ -168,12 +196,17 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         })
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the server failed: {e}")))?;
-    runner.await.map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
+    runner
+        .await
+        .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
 }
 
 /// Returns at SIGTERM or SIGINT.
 async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         tracing::error!("signals cannot be received: stop the process by force");
         return std::future::pending().await;
     };
@@ -194,20 +227,29 @@ fn lock(state: &std::path::Path) -> Result<std::fs::File, Failure> {
         .open(&path)
         .map_err(|e| Failure::file(&files::named(&path, &e)))?;
     file.try_lock().map_err(|_| {
-        Failure::new(Code::StorageFailed, format!("{} is in use by another dawson", state.display()))
+        Failure::new(
+            Code::StorageFailed,
+            format!("{} is in use by another dawson", state.display()),
+        )
     })?;
     Ok(file)
 }
 
 /// Engine and networks, each network verified on the engine before anything is served.
 fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
-    let folder = settings.optional::<PathBuf>("models")?.map_or_else(find_folder, Ok)?;
+    let folder = settings
+        .optional::<PathBuf>("models")?
+        .map_or_else(find_folder, Ok)?;
     let registry = Registry::open(&folder)?;
     let failover: Option<String> = settings.optional("failover")?;
     let failover = failover
         .iter()
         .flat_map(|list| list.split(','))
-        .map(|name| name.trim().parse::<Device>().map_err(|e| settings.wrong("failover", e.to_string())))
+        .map(|name| {
+            name.trim()
+                .parse::<Device>()
+                .map_err(|e| settings.wrong("failover", e.to_string()))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let engine = Engine::start(&EngineConfig {
         device: settings.get("device")?,
@@ -218,7 +260,10 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
         max_sessions: settings.get("max_sessions")?,
         queue: settings.get("patch_queue")?,
     })?;
-    let limits = Limits { max_axis: settings.get("max_axis")?, max_voxels: settings.get("max_voxels")? };
+    let limits = Limits {
+        max_axis: settings.get("max_axis")?,
+        max_voxels: settings.get("max_voxels")?,
+    };
     let segmenter = Segmenter::new(engine, limits);
     let named: String = settings.get("precision")?;
     let precision = Precision::ALL

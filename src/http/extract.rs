@@ -24,7 +24,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let Path(IdInPath { id }) = Path::from_request_parts(parts, state)
             .await
             .map_err(|_| Failure::new(Code::NotFound, "there is no such job"))?;
-        id.parse().map(Id).map_err(|_| Failure::new(Code::NotFound, format!("there is no job {id}")))
+        id.parse()
+            .map(Id)
+            .map_err(|_| Failure::new(Code::NotFound, format!("there is no job {id}")))
     }
 }
 
@@ -57,7 +59,9 @@ pub(super) fn wait(headers: &HeaderMap, most: Duration) -> Option<Duration> {
 
 /// `Idempotency-Key`, at most 255 visible ASCII characters.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
     let key = value.as_bytes();
     if key.is_empty() || key.len() > 255 || !key.iter().all(u8::is_ascii_graphic) {
         let detail = "Idempotency-Key must be 1 to 255 visible ASCII characters";
@@ -72,14 +76,17 @@ mod tests {
 
     #[test]
     fn the_preference_to_wait_is_found_among_others_and_bounded() {
-        let most = Duration::from_secs(300);
+        let most = Duration::from_mins(5);
         let found = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("prefer", axum::http::HeaderValue::from_static(text));
             wait(&headers, most)
         };
         assert_eq!(found("wait=10"), Some(Duration::from_secs(10)));
-        assert_eq!(found("respond-async, Wait = \"20\""), Some(Duration::from_secs(20)));
+        assert_eq!(
+            found("respond-async, Wait = \"20\""),
+            Some(Duration::from_secs(20))
+        );
         assert_eq!(found("wait=100000"), Some(most));
         assert_eq!(found("wait=-1"), None);
         assert_eq!(found("return=minimal"), None);

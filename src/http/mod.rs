@@ -76,11 +76,14 @@ fn routes() -> OpenApiRouter<App> {
 }
 
 /// The service: everything that it answers.
-#[must_use]
 pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<PrometheusHandle>) -> Router {
     let (router, description) = routes().split_for_parts();
     let max_body = config.max_body_bytes;
-    let app = App { jobs, config: Arc::new(config), metrics };
+    let app = App {
+        jobs,
+        config: Arc::new(config),
+        metrics,
+    };
     // Only JSON is compressed: scans and masks are packed already, and events must not wait.
     let only_json = SizeAbove::new(1024)
         .and(NotForContentType::new("application/gzip"))

@@ -77,7 +77,11 @@ impl Options {
     /// Reads the text of an options part.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let options: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        if options.label.as_ref().is_some_and(|l| l.chars().count() > MAX_LABEL) {
+        if options
+            .label
+            .as_ref()
+            .is_some_and(|l| l.chars().count() > MAX_LABEL)
+        {
             return Err(format!("label has more than {MAX_LABEL} characters"));
         }
         Ok(options)
@@ -135,7 +139,10 @@ mod tests {
         let typo = read_options(r#"{"treshold": 0.5}"#).unwrap_err();
         assert!(typo.contains("treshold"), "{typo}");
         let kind = read_options(r#"{"voting": "sometimes"}"#).unwrap_err();
-        assert!(kind.contains("sometimes") && kind.contains("single"), "{kind}");
+        assert!(
+            kind.contains("sometimes") && kind.contains("single"),
+            "{kind}"
+        );
         assert!(read_options(r#"{"label": 5}"#).is_err());
     }
 
@@ -147,7 +154,10 @@ mod tests {
                 "outputs": ["lesions", "preview"], "label": "x"}"#,
         )
         .unwrap();
-        assert_eq!((asked.voting, asked.weighting), (Some(Voting::Full), Some(Weighting::BSpline2)));
+        assert_eq!(
+            (asked.voting, asked.weighting),
+            (Some(Voting::Full), Some(Weighting::BSpline2))
+        );
         assert_eq!(asked.outputs, Some(vec![Output::Lesions, Output::Preview]));
     }
 }

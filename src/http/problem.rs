@@ -24,7 +24,7 @@ const MEDIA_TYPE: &str = "application/problem+json";
 /// A problem on its way out.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
-    problem: Problem,
+    problem: Box<Problem>,
     /// When to come again.
     retry_after_s: Option<u64>,
     /// For the log only.
@@ -33,13 +33,20 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { problem: Problem::new(code, detail), retry_after_s: None, inside: None }
+        Self {
+            problem: Box::new(Problem::new(code, detail)),
+            retry_after_s: None,
+            inside: None,
+        }
     }
 
     /// A fault of ours: the client learns that it happened, the log learns what.
-    pub(super) fn internal(reason: impl ToString) -> Self {
+    pub(super) fn internal(reason: &dyn std::fmt::Display) -> Self {
         let detail = "the request could not be served because of a fault in Dawson";
-        Self { inside: Some(reason.to_string()), ..Self::new(Code::Internal, detail) }
+        Self {
+            inside: Some(reason.to_string()),
+            ..Self::new(Code::Internal, detail)
+        }
     }
 }
 
@@ -57,16 +64,23 @@ impl From<jobs::Error> for Failure {
             _ => None,
         };
         let inside = (code.class() != Class::Invalid).then(|| error.to_string());
-        Self { retry_after_s, inside, ..Self::new(code, detail) }
+        Self {
+            retry_after_s,
+            inside,
+            ..Self::new(code, detail)
+        }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         // The body is written by `finish`, which knows the request.
         response.extensions_mut().insert(self);
@@ -76,26 +90,42 @@ impl IntoResponse for Failure {
 
 /// There is nothing at this address.
 pub(super) async fn not_found(uri: Uri) -> Failure {
-    Failure::new(Code::NotFound, format!("there is nothing at {}", uri.path()))
+    Failure::new(
+        Code::NotFound,
+        format!("there is nothing at {}", uri.path()),
+    )
 }
 
 /// Not for this method.
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    Failure::new(Code::MethodNotAllowed, format!("{method} is not allowed at {}", uri.path()))
+    Failure::new(
+        Code::MethodNotAllowed,
+        format!("{method} is not allowed at {}", uri.path()),
+    )
 }
 
 /// A handler panicked.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the panic over"
+)]
 pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    Failure::internal(format!("panic: {words}")).into_response()
+    let words = words
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    Failure::internal(&format!("panic: {words}")).into_response()
 }
 
 /// Sees every request and answer.
 pub(super) async fn finish(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
     let id = request
         .extensions()
         .get::<RequestId>()
@@ -103,23 +133,36 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
         .unwrap_or_default()
         .to_owned();
     let mut response = next.run(request).await;
-    let failure = response.extensions_mut().remove::<Failure>().or_else(|| of_framework(&response));
+    let failure = response
+        .extensions_mut()
+        .remove::<Failure>()
+        .or_else(|| of_framework(&response));
     if let Some(failure) = failure {
-        response = write(failure, response, &id);
+        response = write(failure, &response, &id);
     }
     let took_s = started.elapsed().as_secs_f64();
-    telemetry::request_answered(method.as_str(), &route, response.status().as_u16(), took_s, &id);
+    telemetry::request_answered(
+        method.as_str(),
+        &route,
+        response.status().as_u16(),
+        took_s,
+        &id,
+    );
     response
 }
 
-/// The framework's own refusals, which come as plain text.
+/// The framework's own refusals, which come as plain text or without a body.
 fn of_framework(response: &Response) -> Option<Failure> {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return None;
     }
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default();
-    if kind.starts_with(MEDIA_TYPE) {
+    let kind = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|t| t.to_str().ok())
+        .unwrap_or_default();
+    if !kind.is_empty() && !kind.starts_with("text/plain") {
         return None;
     }
     let code = match status {
@@ -135,13 +178,19 @@ fn of_framework(response: &Response) -> Option<Failure> {
     Some(Failure::new(code, code.title()))
 }
 
-fn write(failure: Failure, answered: Response, id: &str) -> Response {
-    let Failure { mut problem, inside, .. } = failure;
+fn write(failure: Failure, answered: &Response, id: &str) -> Response {
+    let Failure {
+        mut problem,
+        inside,
+        ..
+    } = failure;
     telemetry::problem_answered(&problem.code, problem.status, inside.as_deref(), id);
     problem.request_id = Some(id.to_owned());
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(problem)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    let mut response = (status, Json(*problem)).into_response();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     for name in [RETRY_AFTER, ALLOW] {
         if let Some(value) = answered.headers().get(&name) {
             response.headers_mut().insert(name, value.clone());

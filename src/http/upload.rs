@@ -16,9 +16,9 @@ use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
+use super::HttpConfig;
 use super::options::Options;
 use super::problem::Failure;
-use super::HttpConfig;
 use crate::store::StoredFile;
 
 /// The most bytes of the options.
@@ -49,12 +49,19 @@ pub(super) async fn receive(
     while let Some(part) = form.next_field().await.map_err(|e| broken(&e))? {
         parts += 1;
         if parts > MAX_PARTS {
-            return Err(Failure::new(Code::UnknownPart, format!("the form has more than {MAX_PARTS} parts")));
+            return Err(Failure::new(
+                Code::UnknownPart,
+                format!("the form has more than {MAX_PARTS} parts"),
+            ));
         }
         let name = part.name().unwrap_or_default().to_owned();
-        let twice = inputs.iter().any(|i| i.name == name) || (name == "options" && options.is_some());
+        let twice =
+            inputs.iter().any(|i| i.name == name) || (name == "options" && options.is_some());
         if twice {
-            return Err(Failure::new(Code::DuplicatePart, format!("part '{name}' was sent twice")));
+            return Err(Failure::new(
+                Code::DuplicatePart,
+                format!("part '{name}' was sent twice"),
+            ));
         }
         if name == "options" {
             options = Some(text(part).await?);
@@ -63,17 +70,30 @@ pub(super) async fn receive(
         } else {
             let known: Vec<&str> = Contrast::ALL.iter().map(|c| c.name()).collect();
             let shown: String = name.chars().take(60).filter(|c| !c.is_control()).collect();
-            let detail = format!("part '{shown}' is not known; known are {} and options", known.join(", "));
+            let detail = format!(
+                "part '{shown}' is not known; known are {} and options",
+                known.join(", ")
+            );
             return Err(Failure::new(Code::UnknownPart, detail));
         }
     }
-    if !inputs.iter().any(|input| input.name == Contrast::Flair.name()) {
-        return Err(Failure::new(Code::MissingFlair, "the form has no part named flair"));
+    if !inputs
+        .iter()
+        .any(|input| input.name == Contrast::Flair.name())
+    {
+        return Err(Failure::new(
+            Code::MissingFlair,
+            "the form has no part named flair",
+        ));
     }
     let options_text = options.unwrap_or_else(|| "{}".to_owned());
     let options = Options::parse(&options_text)
         .map_err(|reason| Failure::new(Code::InvalidOptions, format!("options: {reason}")))?;
-    Ok(Arrived { inputs, options, options_text })
+    Ok(Arrived {
+        inputs,
+        options,
+        options_text,
+    })
 }
 
 /// What the multipart parser says.
@@ -81,7 +101,7 @@ fn broken(error: &MultipartError) -> Failure {
     let code = match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Code::BodyTooLarge,
         StatusCode::BAD_REQUEST => Code::MalformedRequest,
-        _ => return Failure::internal(error.body_text()),
+        _ => return Failure::internal(&error.body_text()),
     };
     Failure::new(code, error.body_text())
 }
@@ -95,7 +115,8 @@ async fn text(mut part: Field<'_>) -> Result<String, Failure> {
         }
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(|_| Failure::new(Code::InvalidOptions, "options are not UTF-8"))
+    String::from_utf8(bytes)
+        .map_err(|_| Failure::new(Code::InvalidOptions, "options are not UTF-8"))
 }
 
 /// Writes a scan to the disk, hashes it, and looks at its header on the way.
@@ -115,7 +136,10 @@ async fn scan(
     while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
         bytes += chunk.len();
         if bytes > config.max_part_bytes {
-            let detail = format!("part '{name}' is larger than {} bytes", config.max_part_bytes);
+            let detail = format!(
+                "part '{name}' is larger than {} bytes",
+                config.max_part_bytes
+            );
             return Err(Failure::new(Code::BodyTooLarge, detail));
         }
         if !guarded {
@@ -148,5 +172,8 @@ fn guard(head: &[u8], name: &str, limits: Limits) -> Result<(), Failure> {
 
 fn storage(name: &str, error: &std::io::Error) -> Failure {
     tracing::error!(part = name, %error, "a part could not be written");
-    Failure::new(Code::StorageFailed, format!("part '{name}' could not be stored"))
+    Failure::new(
+        Code::StorageFailed,
+        format!("part '{name}' could not be stored"),
+    )
 }

@@ -176,13 +176,19 @@ pub(super) fn path_of(id: JobId) -> String {
 }
 
 fn time(ms: i64) -> String {
-    Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default()
+    Timestamp::from_millisecond(ms)
+        .map(|t| t.to_string())
+        .unwrap_or_default()
 }
 
 impl JobBody {
     /// A job of a list: without queue and report.
     pub(super) fn of(job: Job) -> Self {
-        Self::from(JobView { job, queue: None, report: None })
+        Self::from(JobView {
+            job,
+            queue: None,
+            report: None,
+        })
     }
 }
 
@@ -191,10 +197,22 @@ impl From<JobView> for JobBody {
         let JobView { job, queue, report } = view;
         let path = path_of(job.id);
         let progress = job.progress.filter(|_| !job.state.has_ended()).map(|p| {
-            let fraction = if p.total == 0 { 0.0 } else { p.done as f64 / p.total as f64 };
-            let ran_s = job.started_at.map_or(0.0, |at| (Timestamp::now().as_millisecond() - at) as f64 / 1000.0);
+            let fraction = if p.total == 0 {
+                0.0
+            } else {
+                p.done as f64 / p.total as f64
+            };
+            let ran_s = job.started_at.map_or(0.0, |at| {
+                (Timestamp::now().as_millisecond() - at) as f64 / 1000.0
+            });
             let eta_s = (fraction > 0.0).then(|| ran_s * (1.0 - fraction) / fraction);
-            ProgressBody { stage: p.stage, done: p.done, total: p.total, fraction, eta_s }
+            ProgressBody {
+                stage: p.stage,
+                done: p.done,
+                total: p.total,
+                fraction,
+                eta_s,
+            }
         });
         Self {
             id: job.id.to_string(),
@@ -221,8 +239,19 @@ impl From<JobView> for JobBody {
 impl ArtifactBody {
     pub(super) fn of(id: JobId, file: StoredFile) -> Self {
         let href = format!("{}/artifacts/{}", path_of(id), file.name);
-        let StoredFile { name, media_type, bytes, sha256 } = file;
-        Self { name, media_type, bytes, sha256, href }
+        let StoredFile {
+            name,
+            media_type,
+            bytes,
+            sha256,
+        } = file;
+        Self {
+            name,
+            media_type,
+            bytes,
+            sha256,
+            href,
+        }
     }
 }
 
@@ -235,7 +264,7 @@ impl ModelBody {
             title: m.title.clone(),
             licence: m.licence.clone(),
             intended_use: m.intended_use.clone(),
-            sha256: model.sha256.clone(),
+            sha256: model.sha256().to_owned(),
             contrasts: m.input.contrasts.iter().map(|c| c.name()).collect(),
             required: m.input.required.iter().map(|c| c.name()).collect(),
             spacing_mm: m.input.spacing_mm,

@@ -58,7 +58,10 @@ pub struct Channel {
 
 impl Channel {
     fn new() -> Self {
-        Self { events: Mutex::new(Vec::new()), latest: watch::Sender::new(0) }
+        Self {
+            events: Mutex::new(Vec::new()),
+            latest: watch::Sender::new(0),
+        }
     }
 
     /// Adds an event.
@@ -106,7 +109,11 @@ impl Hub {
     #[must_use]
     pub(super) fn channel(&self, id: JobId) -> Arc<Channel> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(channels.entry(id).or_insert_with(|| Arc::new(Channel::new())))
+        Arc::clone(
+            channels
+                .entry(id)
+                .or_insert_with(|| Arc::new(Channel::new())),
+        )
     }
 
     /// Forgets the channels that have ended and that nobody watches.

@@ -21,7 +21,9 @@ pub use events::{Channel, Event, Kind};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use crate::store::{self, Job, JobFiles, JobId, JobStore, NewJob, Page, State, StoredFile, Submitted};
+use crate::store::{
+    self, Job, JobFiles, JobId, JobStore, NewJob, Page, State, StoredFile, Submitted,
+};
 use crate::telemetry;
 
 /// The name of the report among a job's artifacts.
@@ -99,6 +101,9 @@ pub enum Error {
     /// No such model.
     #[error(transparent)]
     Model(models::Error),
+    /// Options that are not understood.
+    #[error("options: {0}")]
+    Options(String),
     /// An option out of its range.
     #[error(transparent)]
     Settings(OutOfRange),
@@ -119,7 +124,7 @@ impl Error {
             Self::KeyMismatch => Code::IdempotencyMismatch,
             Self::Closing => Code::ShuttingDown,
             Self::Model(error) => model_code(error),
-            Self::Settings(_) => Code::InvalidOptions,
+            Self::Options(_) | Self::Settings(_) => Code::InvalidOptions,
             Self::Store(_) => Code::StorageFailed,
         }
     }
@@ -202,7 +207,15 @@ impl Jobs {
     /// Puts the parts together; nothing runs yet (see [`Jobs::run`]).
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, files, segmenter, registry, default_model, read_options, config } = parts;
+        let Parts {
+            store,
+            files,
+            segmenter,
+            registry,
+            default_model,
+            read_options,
+            config,
+        } = parts;
         Self {
             store,
             files,
@@ -237,7 +250,9 @@ impl Jobs {
     /// # Errors
     /// [`Error::Model`]
     pub fn model(&self, name: Option<&str>) -> Result<Arc<Model>, Error> {
-        self.registry.get(name.unwrap_or(&self.default_model)).map_err(Error::Model)
+        self.registry
+            .get(name.unwrap_or(&self.default_model))
+            .map_err(Error::Model)
     }
 
     /// A folder for a study that arrives.
@@ -272,7 +287,11 @@ impl Jobs {
             return Err(Error::Closing);
         }
         let waiting = self.store.count(State::Queued).await?;
-        if waiting >= self.queue_limit() { Err(self.full(waiting)) } else { Ok(()) }
+        if waiting >= self.queue_limit() {
+            Err(self.full(waiting))
+        } else {
+            Ok(())
+        }
     }
 
     /// Acknowledges a study: after this it is on the disk, files and row.
@@ -291,7 +310,9 @@ impl Jobs {
         match outcome? {
             Submitted::Accepted(job) => {
                 telemetry::job_accepted(job.id, job.inputs.len());
-                self.hub.channel(job.id).push(Kind::State, json!({ "state": "queued" }));
+                self.hub
+                    .channel(job.id)
+                    .push(Kind::State, json!({ "state": "queued" }));
                 self.wake.notify_one();
                 Ok(job)
             }
@@ -306,6 +327,8 @@ impl Jobs {
             return Err(Error::Closing);
         }
         let model = self.model(submission.model.as_deref())?;
+        // What would fail only once it is run is refused now.
+        self.settings(&submission.options, &model)?;
         let fingerprint = fingerprint(&submission, &model);
         let files = self.files.clone();
         let upload = submission.upload.clone();
@@ -331,7 +354,10 @@ impl Jobs {
     fn full(&self, waiting: i64) -> Error {
         // When the first of those that wait has begun, there is room for one more.
         let retry_after_s = self.study_s() / self.config.workers.max(1) as f64;
-        Error::Full { waiting, retry_after_s: (retry_after_s.ceil() as u64).max(1) }
+        Error::Full {
+            waiting,
+            retry_after_s: (retry_after_s.ceil() as u64).max(1),
+        }
     }
 
     /// A job.
@@ -365,7 +391,11 @@ impl Jobs {
         let read = blocking(move || crate::files::read(&path).map_err(store::Error::File)).await;
         match read {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(Error::Store(store::Error::File(e))) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(Error::Store(store::Error::File(e)))
+                if e.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -434,7 +464,9 @@ impl Jobs {
             Ok(())
         })
         .await?;
-        self.hub.channel(id).push(Kind::End, json!({ "state": "cancelled" }));
+        self.hub
+            .channel(id)
+            .push(Kind::End, json!({ "state": "cancelled" }));
         self.get(id).await
     }
 
@@ -478,7 +510,10 @@ impl Jobs {
     pub async fn artifacts(&self, id: JobId) -> Result<Vec<(StoredFile, PathBuf)>, Error> {
         let job = self.row(id).await?;
         if job.state != State::Succeeded {
-            return Err(Error::NotReady { id, state: job.state });
+            return Err(Error::NotReady {
+                id,
+                state: job.state,
+            });
         }
         let artifacts = self.store.artifacts(id).await?;
         Ok(artifacts
@@ -496,8 +531,13 @@ impl Jobs {
     /// [`Error::NoArtifact`], and as [`Jobs::artifacts`].
     pub async fn artifact(&self, id: JobId, name: &str) -> Result<(StoredFile, PathBuf), Error> {
         let artifacts = self.artifacts(id).await?;
-        let found = artifacts.into_iter().find(|(artifact, _)| artifact.name == name);
-        found.ok_or_else(|| Error::NoArtifact { id, name: name.to_owned() })
+        let found = artifacts
+            .into_iter()
+            .find(|(artifact, _)| artifact.name == name);
+        found.ok_or_else(|| Error::NoArtifact {
+            id,
+            name: name.to_owned(),
+        })
     }
 
     /// Whether the store answers.
@@ -530,8 +570,8 @@ impl Jobs {
         self.study_ms.store(new.max(1), Ordering::Relaxed);
     }
 
-    fn settings(&self, job: &Job, model: &Model) -> Result<Settings, Error> {
-        let asked = (self.read_options)(&job.options).unwrap_or_default();
+    fn settings(&self, options: &str, model: &Model) -> Result<Settings, Error> {
+        let asked = (self.read_options)(options).map_err(Error::Options)?;
         Settings::resolve(&asked, &model.manifest).map_err(Error::Settings)
     }
 }
@@ -539,21 +579,34 @@ impl Jobs {
 /// Stands for all that makes one request the same as another.
 fn fingerprint(submission: &Submission, model: &Model) -> String {
     use sha2::{Digest, Sha256};
-    let mut inputs: Vec<String> = submission.inputs.iter().map(|f| format!("{} {}", f.name, f.sha256)).collect();
+    let mut inputs: Vec<String> = submission
+        .inputs
+        .iter()
+        .map(|f| format!("{} {}", f.name, f.sha256))
+        .collect();
     inputs.sort();
     let label = submission.label.as_deref().unwrap_or_default();
-    let all = format!("{}\n{}\n{label}\n{}", inputs.join("\n"), submission.options, model.id());
+    let all = format!(
+        "{}\n{}\n{label}\n{}",
+        inputs.join("\n"),
+        submission.options,
+        model.id()
+    );
     models::hex(&Sha256::digest(all.as_bytes()))
 }
 
 /// Milliseconds since 1970.
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Runs file work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, store::Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
+) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(Error::Store),
         Err(e) => Err(Error::Store(store::Error::File(std::io::Error::other(e)))),

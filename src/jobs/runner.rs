@@ -26,7 +26,7 @@ type Outcome = Result<(Vec<Artifact>, Report), Failed>;
 /// Why it did not.
 #[derive(Debug)]
 struct Failed {
-    problem: Problem,
+    problem: Box<Problem>,
     code: Code,
     stage: Option<&'static str>,
     /// For the log: the whole truth.
@@ -40,24 +40,23 @@ impl Jobs {
         let free = Arc::new(Semaphore::new(self.config.workers.max(1)));
         let mut closing = self.closing.subscribe();
         while !self.is_closing() {
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else { break };
-            match self.take().await {
-                Some(job) => {
-                    let jobs = Arc::clone(&self);
-                    tokio::spawn(async move {
-                        jobs.work(job).await;
-                        drop(permit);
-                    });
-                }
-                None => {
+            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+                break;
+            };
+            if let Some(job) = self.take().await {
+                let jobs = Arc::clone(&self);
+                tokio::spawn(async move {
+                    jobs.work(job).await;
                     drop(permit);
-                    tokio::select! {
-                        () = self.wake.notified() => {}
-                        () = tokio::time::sleep(IDLE) => {}
-                        // The sender lives as long as `self`.
-                        _closed = closing.wait_for(|closing| *closing) => {}
-                    }
-                }
+                });
+                continue;
+            }
+            drop(permit);
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(IDLE) => {}
+                // The sender lives as long as `self`.
+                _closed = closing.wait_for(|closing| *closing) => {}
             }
         }
         self.wind_down(&free).await;
@@ -67,10 +66,18 @@ impl Jobs {
     /// Lets running jobs go on for the grace time, then gives them back to the queue.
     async fn wind_down(&self, free: &Semaphore) {
         let all = u32::try_from(self.config.workers.max(1)).unwrap_or(u32::MAX);
-        if tokio::time::timeout(self.config.grace, free.acquire_many(all)).await.is_ok() {
+        if tokio::time::timeout(self.config.grace, free.acquire_many(all))
+            .await
+            .is_ok()
+        {
             return;
         }
-        for cancel in self.running.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for cancel in self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
             cancel.cancel();
         }
         // Each worker sees the flag after its patch and releases its job.
@@ -82,7 +89,11 @@ impl Jobs {
             return None;
         }
         let now = now_ms();
-        match self.store.lease(&self.worker, now, now + self.lease_ms()).await {
+        match self
+            .store
+            .lease(&self.worker, now, now + self.lease_ms())
+            .await
+        {
             Ok(job) => job,
             Err(error) => {
                 telemetry::store_failed("lease", &error);
@@ -97,11 +108,21 @@ impl Jobs {
 
     async fn work(&self, job: Job) {
         let started = Instant::now();
-        telemetry::job_started(job.id, job.attempt, (now_ms() - job.created_at) as f64 / 1000.0);
+        telemetry::job_started(
+            job.id,
+            job.attempt,
+            (now_ms() - job.created_at) as f64 / 1000.0,
+        );
         let channel = self.hub.channel(job.id);
-        channel.push(Kind::State, json!({ "state": "running", "attempt": job.attempt }));
+        channel.push(
+            Kind::State,
+            json!({ "state": "running", "attempt": job.attempt }),
+        );
         let cancel = Arc::new(Cancel::default());
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id, Arc::clone(&cancel));
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(job.id, Arc::clone(&cancel));
 
         let outcome = match self.compute(&job, &cancel).await {
             Ok((outcome, progress)) => self.attend(&job, outcome, progress, &cancel).await,
@@ -113,7 +134,10 @@ impl Jobs {
             None => telemetry::lease_lost(job.id, job.attempt),
         }
 
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id);
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&job.id);
         self.learn(started.elapsed());
         telemetry::job_left(job.id);
     }
@@ -123,20 +147,33 @@ impl Jobs {
         &self,
         job: &Job,
         cancel: &Arc<Cancel>,
-    ) -> Result<(oneshot::Receiver<Outcome>, watch::Receiver<Option<Progress>>), Failed> {
+    ) -> Result<
+        (
+            oneshot::Receiver<Outcome>,
+            watch::Receiver<Option<Progress>>,
+        ),
+        Failed,
+    > {
         let model = self.model(Some(&job.model)).map_err(|e| ours(&e))?;
-        let settings = self.settings(job, &model).map_err(|e| ours(&e))?;
+        let settings = self.settings(&job.options, &model).map_err(|e| ours(&e))?;
         let files = self.read_inputs(job).await.map_err(|e| ours(&e))?;
         let (done, outcome) = oneshot::channel();
         let (report, progress) = watch::channel(None);
-        let task = Task { model, settings, files, cancel: Arc::clone(cancel) };
+        let task = Task {
+            model,
+            settings,
+            files,
+            cancel: Arc::clone(cancel),
+        };
         let segmenter = Arc::clone(&self.segmenter);
-        let thread = std::thread::Builder::new().name(format!("study-{}", job.id)).spawn(move || {
-            let outcome = task.run(&segmenter, &report);
-            if done.send(outcome).is_err() {
-                tracing::debug!("nobody waits for the study any more");
-            }
-        });
+        let thread = std::thread::Builder::new()
+            .name(format!("study-{}", job.id))
+            .spawn(move || {
+                let outcome = task.run(&segmenter, &report);
+                if done.send(outcome).is_err() {
+                    tracing::debug!("nobody waits for the study any more");
+                }
+            });
         thread.map_err(|e| Failed::internal(format!("no thread: {e}")))?;
         Ok((outcome, progress))
     }
@@ -147,7 +184,12 @@ impl Jobs {
             inputs
                 .iter()
                 .filter_map(|input| Some((Contrast::parse(&input.name)?, &input.name)))
-                .map(|(contrast, name)| Ok(ContrastFile { contrast, bytes: files.read_input(id, name)? }))
+                .map(|(contrast, name)| {
+                    Ok(ContrastFile {
+                        contrast,
+                        bytes: files.read_input(id, name)?,
+                    })
+                })
                 .collect()
         })
         .await
@@ -184,7 +226,16 @@ impl Jobs {
             };
             let Some(write) = write else { continue };
             noted = Instant::now();
-            match self.store.hold(job.id, job.attempt, now_ms() + self.lease_ms(), write.as_ref()).await {
+            match self
+                .store
+                .hold(
+                    job.id,
+                    job.attempt,
+                    now_ms() + self.lease_ms(),
+                    write.as_ref(),
+                )
+                .await
+            {
                 Ok(true) => {}
                 Ok(false) => {
                     cancel.cancel();
@@ -200,7 +251,11 @@ impl Jobs {
         let (files, id, attempt) = (self.files.clone(), job.id, job.attempt);
         let written = blocking(move || files.write_results(id, attempt, &artifacts)).await;
         let published = match written {
-            Ok(stored) => self.store.succeed(id, attempt, now_ms(), &stored).await.map_err(Error::Store),
+            Ok(stored) => self
+                .store
+                .succeed(id, attempt, now_ms(), &stored)
+                .await
+                .map_err(Error::Store),
             Err(error) => Err(error),
         };
         match published {
@@ -226,8 +281,16 @@ impl Jobs {
                 }
             }
             Err(error) => {
-                let problem = Problem::new(Code::StorageFailed, "the results could not be written");
-                let failed = Failed { problem, code: Code::StorageFailed, stage: None, reason: error.to_string() };
+                let problem = Box::new(Problem::new(
+                    Code::StorageFailed,
+                    "the results could not be written",
+                ));
+                let failed = Failed {
+                    problem,
+                    code: Code::StorageFailed,
+                    stage: None,
+                    reason: error.to_string(),
+                };
                 self.give_up(job, failed).await;
             }
         }
@@ -249,7 +312,12 @@ impl Jobs {
 
     /// Tries a job again if that may help, else ends it.
     async fn give_up(&self, job: &Job, failed: Failed) {
-        let Failed { mut problem, code, stage, reason } = failed;
+        let Failed {
+            mut problem,
+            code,
+            stage,
+            reason,
+        } = failed;
         problem.stage = stage.map(str::to_owned);
         let written = if code == Code::Cancelled {
             // Its row says so already, unless the service stops: then another one goes on.
@@ -263,19 +331,38 @@ impl Jobs {
         }
     }
 
-    async fn retry_or_fail(&self, job: &Job, code: Code, problem: &Problem, reason: &str) -> Result<(), crate::store::Error> {
+    async fn retry_or_fail(
+        &self,
+        job: &Job,
+        code: Code,
+        problem: &Problem,
+        reason: &str,
+    ) -> Result<(), crate::store::Error> {
         if code.class() == Class::Transient {
             let wait_ms = 1000_i64 << job.attempt.clamp(0, 6);
-            if self.store.retry(job.id, job.attempt, now_ms() + wait_ms, self.config.retries).await? {
+            if self
+                .store
+                .retry(job.id, job.attempt, now_ms() + wait_ms, self.config.retries)
+                .await?
+            {
                 telemetry::job_retried(job.id, code, reason);
-                self.hub.channel(job.id).push(Kind::State, json!({ "state": "queued", "because": code.name() }));
+                self.hub.channel(job.id).push(
+                    Kind::State,
+                    json!({ "state": "queued", "because": code.name() }),
+                );
                 return Ok(());
             }
         }
-        if self.store.fail(job.id, job.attempt, now_ms(), problem).await? {
+        if self
+            .store
+            .fail(job.id, job.attempt, now_ms(), problem)
+            .await?
+        {
             telemetry::job_failed(job.id, code, reason);
             self.drop_inputs(job).await;
-            self.hub.channel(job.id).push(Kind::End, json!({ "state": "failed", "error": problem }));
+            self.hub
+                .channel(job.id)
+                .push(Kind::End, json!({ "state": "failed", "error": problem }));
         } else {
             telemetry::lease_lost(job.id, job.attempt);
         }
@@ -292,8 +379,17 @@ struct Task {
 }
 
 impl Task {
-    fn run(self, segmenter: &pipeline::Segmenter, report: &watch::Sender<Option<Progress>>) -> Outcome {
-        let Self { model, settings, files, cancel } = self;
+    fn run(
+        self,
+        segmenter: &pipeline::Segmenter,
+        report: &watch::Sender<Option<Progress>>,
+    ) -> Outcome {
+        let Self {
+            model,
+            settings,
+            files,
+            cancel,
+        } = self;
         let mut stage = None;
         let computed = catch_unwind(AssertUnwindSafe(|| {
             let mut progress = |p: Progress| {
@@ -307,12 +403,20 @@ impl Task {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => {
                 let error: pipeline::Error = error;
-                Err(Failed { problem: error.problem(), code: error.code(), stage, reason: error.to_string() })
+                Err(Failed {
+                    problem: Box::new(error.problem()),
+                    code: error.code(),
+                    stage,
+                    reason: error.to_string(),
+                })
             }
             Err(panic) => {
                 let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
                 let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-                Err(Failed { stage, ..Failed::internal(format!("panic: {}", words.unwrap_or_default())) })
+                Err(Failed {
+                    stage,
+                    ..Failed::internal(format!("panic: {}", words.unwrap_or_default()))
+                })
             }
         }
     }
@@ -320,8 +424,14 @@ impl Task {
 
 impl Failed {
     fn internal(reason: impl Into<String>) -> Self {
-        let problem = Problem::new(Code::Internal, "the study could not be computed because of a fault in Dawson");
-        Self { problem, code: Code::Internal, stage: None, reason: reason.into() }
+        let detail = "the study could not be computed because of a fault in Dawson";
+        let problem = Box::new(Problem::new(Code::Internal, detail));
+        Self {
+            problem,
+            code: Code::Internal,
+            stage: None,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -332,15 +442,28 @@ fn ours(error: &Error) -> Failed {
         Error::Store(_) => "the scans could not be read".to_owned(),
         other => other.to_string(),
     };
-    Failed { problem: Problem::new(code, detail), code, stage: None, reason: error.to_string() }
+    Failed {
+        problem: Box::new(Problem::new(code, detail)),
+        code,
+        stage: None,
+        reason: error.to_string(),
+    }
 }
 
 fn stored(progress: Progress) -> StoredProgress {
-    StoredProgress { stage: progress.stage.name().to_owned(), done: progress.done, total: progress.total }
+    StoredProgress {
+        stage: progress.stage.name().to_owned(),
+        done: progress.done,
+        total: progress.total,
+    }
 }
 
 /// Progress on the wire.
 fn progress_json(progress: &StoredProgress) -> serde_json::Value {
-    let fraction = if progress.total == 0 { 0.0 } else { progress.done as f64 / progress.total as f64 };
+    let fraction = if progress.total == 0 {
+        0.0
+    } else {
+        progress.done as f64 / progress.total as f64
+    };
     json!({ "stage": progress.stage, "done": progress.done, "total": progress.total, "fraction": fraction })
 }

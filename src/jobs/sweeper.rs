@@ -12,7 +12,7 @@ use crate::telemetry;
 /// How often lost workers are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 /// A file without a row is left alone for so long: its row may be about to be written.
-const GRACE: Duration = Duration::from_secs(3600);
+const GRACE: Duration = Duration::from_hours(1);
 
 impl Jobs {
     /// Runs until it is aborted.
@@ -65,7 +65,10 @@ impl Jobs {
     /// # Errors
     /// [`Error::Store`]
     pub async fn reclaim(&self) -> Result<(), Error> {
-        let problem = Problem::new(Code::Crashed, "the server stopped three times while it computed this study");
+        let problem = Problem::new(
+            Code::Crashed,
+            "the server stopped three times while it computed this study",
+        );
         let lapsed = self.store.reclaim(now_ms(), &problem).await?;
         if lapsed.queued.is_empty() && lapsed.crashed.is_empty() {
             return Ok(());
@@ -73,13 +76,18 @@ impl Jobs {
         telemetry::jobs_reclaimed(lapsed.queued.len(), lapsed.crashed.len());
         for id in lapsed.queued {
             self.stop(id);
-            self.hub.channel(id).push(Kind::State, json!({ "state": "queued", "because": "the worker fell silent" }));
+            self.hub.channel(id).push(
+                Kind::State,
+                json!({ "state": "queued", "because": "the worker fell silent" }),
+            );
             self.wake.notify_one();
         }
         for id in lapsed.crashed {
             self.stop(id);
             telemetry::job_failed(id, Code::Crashed, "three times");
-            self.hub.channel(id).push(Kind::End, json!({ "state": "failed", "error": problem }));
+            self.hub
+                .channel(id)
+                .push(Kind::End, json!({ "state": "failed", "error": problem }));
         }
         Ok(())
     }

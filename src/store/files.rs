@@ -28,7 +28,9 @@ impl JobFiles {
         for folder in ["incoming", "jobs"] {
             create(&root.join(folder))?;
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// A new folder for a study that arrives.
@@ -69,14 +71,20 @@ impl JobFiles {
     ///
     /// # Errors
     /// [`Error::File`]
-    pub fn write_results(&self, id: JobId, attempt: i64, artifacts: &[Artifact]) -> Result<Vec<StoredFile>, Error> {
+    pub fn write_results(
+        &self,
+        id: JobId,
+        attempt: i64,
+        artifacts: &[Artifact],
+    ) -> Result<Vec<StoredFile>, Error> {
         let folder = self.results(id, attempt);
         remove(&folder); // Of the same attempt there can only be rests.
         create(&folder)?;
         artifacts
             .iter()
             .map(|artifact| {
-                files::write(&folder.join(artifact.name), &artifact.bytes, Existing::Keep).map_err(Error::File)?;
+                files::write(&folder.join(artifact.name), &artifact.bytes, Existing::Keep)
+                    .map_err(Error::File)?;
                 Ok(StoredFile {
                     name: artifact.name.to_owned(),
                     media_type: artifact.media_type.name().to_owned(),
@@ -113,7 +121,10 @@ impl JobFiles {
     /// # Errors
     /// [`Error::File`]
     pub fn survey(&self, age: Duration) -> Result<Survey, Error> {
-        let mut survey = Survey { jobs: Vec::new(), strays: Vec::new() };
+        let mut survey = Survey {
+            jobs: Vec::new(),
+            strays: Vec::new(),
+        };
         for path in entries(&self.root.join("jobs"))? {
             match name(&path).parse() {
                 Ok(id) if older(&path, age) => survey.jobs.push(id),
@@ -121,7 +132,11 @@ impl JobFiles {
                 Err(_) => survey.strays.push(path),
             }
         }
-        survey.strays.extend(entries(&self.root.join("incoming"))?.into_iter().filter(|path| older(path, age)));
+        survey.strays.extend(
+            entries(&self.root.join("incoming"))?
+                .into_iter()
+                .filter(|path| older(path, age)),
+        );
         Ok(survey)
     }
 
@@ -163,7 +178,11 @@ fn create(folder: &Path) -> Result<(), Error> {
 
 /// Removes a file or folder; what is gone already is gone, what stays is found by the next sweep.
 fn remove(path: &Path) {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let removed = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -173,14 +192,23 @@ fn remove(path: &Path) {
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |e: io::Error| Error::File(files::named(folder, &e));
-    std::fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect()
+    std::fs::read_dir(folder)
+        .map_err(failed)?
+        .map(|entry| entry.map(|e| e.path()).map_err(failed))
+        .collect()
 }
 
 fn name(path: &Path) -> String {
-    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    path.file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn older(path: &Path, age: Duration) -> bool {
     let changed = std::fs::metadata(path).and_then(|m| m.modified());
-    changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|passed| passed >= age))
+    changed.is_ok_and(|at| {
+        SystemTime::now()
+            .duration_since(at)
+            .is_ok_and(|passed| passed >= age)
+    })
 }

@@ -7,8 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use dawson_inference::problem::Problem;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::Row;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
 
 use super::{Error, Job, JobId, State, StoredFile, StoredProgress};
 
@@ -126,7 +129,10 @@ impl JobStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
         Ok(Self { pool })
     }
@@ -144,7 +150,11 @@ impl JobStore {
                 .await?;
             if let Some(row) = known {
                 let same = row.try_get::<String, _>("fingerprint")? == new.fingerprint;
-                return if same { Ok(Submitted::Known(job(&row)?)) } else { Ok(Submitted::Mismatch) };
+                return if same {
+                    Ok(Submitted::Known(job(&row)?))
+                } else {
+                    Ok(Submitted::Mismatch)
+                };
             }
         }
         let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'queued'")
@@ -177,7 +187,10 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
     pub async fn get(&self, id: JobId) -> Result<Option<Job>, Error> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.to_string()).fetch_optional(&self.pool).await?;
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.pool)
+            .await?;
         row.map(|row| job(&row)).transpose()
     }
 
@@ -203,7 +216,8 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`]
     pub async fn count(&self, state: State) -> Result<i64, Error> {
-        let count = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = ?").bind(state.name());
+        let count =
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = ?").bind(state.name());
         Ok(count.fetch_one(&self.pool).await?)
     }
 
@@ -212,7 +226,9 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`]
     pub async fn ahead_of(&self, id: JobId) -> Result<i64, Error> {
-        let ahead = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND id < ?").bind(id.to_string());
+        let ahead =
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND id < ?")
+                .bind(id.to_string());
         Ok(ahead.fetch_one(&self.pool).await?)
     }
 
@@ -239,7 +255,13 @@ impl JobStore {
     ///
     /// # Errors
     /// [`Error::Database`]
-    pub async fn hold(&self, id: JobId, attempt: i64, until: i64, progress: Option<&StoredProgress>) -> Result<bool, Error> {
+    pub async fn hold(
+        &self,
+        id: JobId,
+        attempt: i64,
+        until: i64,
+        progress: Option<&StoredProgress>,
+    ) -> Result<bool, Error> {
         let held = sqlx::query(
             "UPDATE jobs SET lease_until = ?3, progress = coalesce(?4, progress)
              WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
@@ -257,7 +279,13 @@ impl JobStore {
     ///
     /// # Errors
     /// [`Error::Database`]
-    pub async fn succeed(&self, id: JobId, attempt: i64, now: i64, artifacts: &[StoredFile]) -> Result<bool, Error> {
+    pub async fn succeed(
+        &self,
+        id: JobId,
+        attempt: i64,
+        now: i64,
+        artifacts: &[StoredFile],
+    ) -> Result<bool, Error> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let ended = sqlx::query(
             "UPDATE jobs SET state = 'succeeded', ended_at = ?3, worker = NULL, lease_until = NULL
@@ -289,7 +317,13 @@ impl JobStore {
     ///
     /// # Errors
     /// [`Error::Database`]
-    pub async fn fail(&self, id: JobId, attempt: i64, now: i64, problem: &Problem) -> Result<bool, Error> {
+    pub async fn fail(
+        &self,
+        id: JobId,
+        attempt: i64,
+        now: i64,
+        problem: &Problem,
+    ) -> Result<bool, Error> {
         let ended = sqlx::query(
             "UPDATE jobs SET state = 'failed', ended_at = ?3, error = ?4, worker = NULL, lease_until = NULL
              WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
@@ -308,7 +342,13 @@ impl JobStore {
     ///
     /// # Errors
     /// [`Error::Database`]
-    pub async fn retry(&self, id: JobId, attempt: i64, not_before: i64, most: i64) -> Result<bool, Error> {
+    pub async fn retry(
+        &self,
+        id: JobId,
+        attempt: i64,
+        not_before: i64,
+        most: i64,
+    ) -> Result<bool, Error> {
         let queued = sqlx::query(
             "UPDATE jobs SET state = 'queued', not_before = ?3, retries = retries + 1, worker = NULL,
                              lease_until = NULL, progress = NULL
@@ -376,7 +416,11 @@ impl JobStore {
         let mut lapsed = Lapsed::default();
         for row in &rows {
             let job = job(row)?;
-            let list = if job.state == State::Failed { &mut lapsed.crashed } else { &mut lapsed.queued };
+            let list = if job.state == State::Failed {
+                &mut lapsed.crashed
+            } else {
+                &mut lapsed.queued
+            };
             list.push(job.id);
         }
         Ok(lapsed)
@@ -387,7 +431,9 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`]
     pub async fn expire_leases(&self) -> Result<u64, Error> {
-        let lapsed = sqlx::query("UPDATE jobs SET lease_until = 0 WHERE state = 'running'").execute(&self.pool).await?;
+        let lapsed = sqlx::query("UPDATE jobs SET lease_until = 0 WHERE state = 'running'")
+            .execute(&self.pool)
+            .await?;
         Ok(lapsed.rows_affected())
     }
 
@@ -417,7 +463,10 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`]
     pub async fn erase(&self, id: JobId) -> Result<bool, Error> {
-        let erased = sqlx::query("DELETE FROM jobs WHERE id = ?").bind(id.to_string()).execute(&self.pool).await?;
+        let erased = sqlx::query("DELETE FROM jobs WHERE id = ?")
+            .bind(id.to_string())
+            .execute(&self.pool)
+            .await?;
         Ok(erased.rows_affected() == 1)
     }
 
@@ -426,7 +475,10 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
     pub async fn ended_before(&self, time: i64) -> Result<Vec<JobId>, Error> {
-        let rows = sqlx::query("SELECT * FROM jobs WHERE ended_at < ?").bind(time).fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT * FROM jobs WHERE ended_at < ?")
+            .bind(time)
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().map(|row| Ok(job(row)?.id)).collect()
     }
 
@@ -452,7 +504,10 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 
 fn job(row: &SqliteRow) -> Result<Job, Error> {
     let id: String = row.try_get("id")?;
-    let wrong = |reason: &str| Error::Row { id: id.clone(), reason: reason.to_owned() };
+    let wrong = |reason: &str| Error::Row {
+        id: id.clone(),
+        reason: reason.to_owned(),
+    };
     let state: String = row.try_get("state")?;
     let inputs: String = row.try_get("inputs")?;
     let progress: Option<String> = row.try_get("progress")?;
@@ -468,8 +523,14 @@ fn job(row: &SqliteRow) -> Result<Job, Error> {
         started_at: row.try_get("started_at")?,
         ended_at: row.try_get("ended_at")?,
         attempt: row.try_get("attempt")?,
-        progress: progress.map(|p| serde_json::from_str(&p)).transpose().map_err(|_| wrong("its progress"))?,
-        error: error.map(|e| serde_json::from_str(&e)).transpose().map_err(|_| wrong("its error"))?,
+        progress: progress
+            .map(|p| serde_json::from_str(&p))
+            .transpose()
+            .map_err(|_| wrong("its progress"))?,
+        error: error
+            .map(|e| serde_json::from_str(&e))
+            .transpose()
+            .map_err(|_| wrong("its error"))?,
     })
 }
 
@@ -508,13 +569,23 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_takes_no_more_and_a_known_key_gives_the_same_job() {
         let (store, path) = store().await;
-        let Submitted::Accepted(first) = store.submit(new(Some("k"), "f")).await.unwrap() else { panic!() };
-        let Submitted::Known(same) = store.submit(new(Some("k"), "f")).await.unwrap() else { panic!() };
+        let Submitted::Accepted(first) = store.submit(new(Some("k"), "f")).await.unwrap() else {
+            panic!()
+        };
+        let Submitted::Known(same) = store.submit(new(Some("k"), "f")).await.unwrap() else {
+            panic!()
+        };
         assert_eq!(first.id, same.id);
-        assert!(matches!(store.submit(new(Some("k"), "other")).await.unwrap(), Submitted::Mismatch));
+        assert!(matches!(
+            store.submit(new(Some("k"), "other")).await.unwrap(),
+            Submitted::Mismatch
+        ));
         accepted(&store).await;
         accepted(&store).await;
-        assert!(matches!(store.submit(new(None, "f")).await.unwrap(), Submitted::Full { waiting: 3 }));
+        assert!(matches!(
+            store.submit(new(None, "f")).await.unwrap(),
+            Submitted::Full { waiting: 3 }
+        ));
         store.close().await;
         std::fs::remove_file(path).unwrap();
     }
@@ -535,7 +606,10 @@ mod tests {
         assert!(!store.succeed(id, 1, 5500, &[]).await.unwrap());
         assert!(!store.fail(id, 1, 5500, &problem).await.unwrap());
         assert!(store.succeed(id, 2, 5500, &[]).await.unwrap());
-        assert_eq!(store.get(id).await.unwrap().unwrap().state, State::Succeeded);
+        assert_eq!(
+            store.get(id).await.unwrap().unwrap().state,
+            State::Succeeded
+        );
         assert!(!store.cancel(id, 6000).await.unwrap());
         store.close().await;
         std::fs::remove_file(path).unwrap();
@@ -562,8 +636,18 @@ mod tests {
         let (store, path) = store().await;
         let id = accepted(&store).await;
         store.lease("a", 2000, 3000).await.unwrap().unwrap();
-        let file = StoredFile { name: "a".into(), media_type: "b".into(), bytes: 3, sha256: "c".into() };
-        assert!(store.succeed(id, 1, 2500, std::slice::from_ref(&file)).await.unwrap());
+        let file = StoredFile {
+            name: "a".into(),
+            media_type: "b".into(),
+            bytes: 3,
+            sha256: "c".into(),
+        };
+        assert!(
+            store
+                .succeed(id, 1, 2500, std::slice::from_ref(&file))
+                .await
+                .unwrap()
+        );
         assert_eq!(store.artifacts(id).await.unwrap(), [file]);
         assert!(store.erase(id).await.unwrap());
         assert!(store.artifacts(id).await.unwrap().is_empty() && !store.erase(id).await.unwrap());

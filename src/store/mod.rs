@@ -72,7 +72,11 @@ impl FromStr for JobId {
     fn from_str(text: &str) -> Result<Self, NoJobId> {
         // Only the form that is written: no lower case, no look-alikes.
         let id = ulid::Ulid::from_string(text).map_err(|_| NoJobId)?;
-        if id.to_string() == text { Ok(Self(id)) } else { Err(NoJobId) }
+        if id.to_string() == text {
+            Ok(Self(id))
+        } else {
+            Err(NoJobId)
+        }
     }
 }
 
@@ -93,7 +97,13 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The name on the wire and in the row.
     #[must_use]
@@ -181,7 +191,12 @@ mod tests {
     fn only_the_form_that_is_written_is_a_job_s_id() {
         let id = JobId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
-        for text in ["", "../../etc/passwd", "01ARZ3NDEKTSV4RRFFQ69G5FA", "01arz3ndektsv4rrffq69g5fav"] {
+        for text in [
+            "",
+            "../../etc/passwd",
+            "01ARZ3NDEKTSV4RRFFQ69G5FA",
+            "01arz3ndektsv4rrffq69g5fav",
+        ] {
             assert_eq!(text.parse::<JobId>(), Err(NoJobId), "{text}");
         }
     }

@@ -3,7 +3,10 @@
 //! Two kinds of scans arrive. A *stripped* one holds the brain on a background of one exact value;
 //! its support is the brain. One with its *skull* on has air around the head; here the whole head
 //! is taken, and the caller warns that no brain was extracted. No anatomy is known in this room.
-#![allow(clippy::float_cmp, reason = "a stripped scan's background is one exact value")]
+#![allow(
+    clippy::float_cmp,
+    reason = "a stripped scan's background is one exact value"
+)]
 use crate::components::{Connectivity, label};
 use crate::volume::Volume;
 
@@ -60,12 +63,18 @@ pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
         let voxels = mask.samples().iter().filter(|&&m| m != 0).count();
         let brain_sized = voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML;
         if brain_sized && share_on_faces(&mask) <= MOST_ON_FACES {
-            return Ok(Foreground { mask, extent: Extent::Brain });
+            return Ok(Foreground {
+                mask,
+                extent: Extent::Brain,
+            });
         }
     }
     let threshold = otsu(samples);
     let head = largest(flair, |s| s > threshold);
-    Ok(Foreground { mask: filled(&head, Fill::AxialSlices), extent: Extent::Head })
+    Ok(Foreground {
+        mask: filled(&head, Fill::AxialSlices),
+        extent: Extent::Head,
+    })
 }
 
 /// Calls `visit` with the offset of each voxel on one of the six faces.
@@ -86,12 +95,20 @@ fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
 
 fn commonest_on_faces(volume: &Volume<f32>) -> f32 {
     let mut values = Vec::new();
-    on_faces(volume.grid().shape(), |at| values.push(volume.samples()[at]));
+    on_faces(volume.grid().shape(), |at| {
+        values.push(volume.samples()[at]);
+    });
     values.sort_unstable_by(f32::total_cmp);
     values
         .chunk_by(|a, b| a == b)
         // Of equally long runs the first, hence the smallest value.
-        .fold((0, 0.0), |best, run| if run.len() > best.0 { (run.len(), run[0]) } else { best })
+        .fold((0, 0.0), |best, run| {
+            if run.len() > best.0 {
+                (run.len(), run[0])
+            } else {
+                best
+            }
+        })
         .1
 }
 
@@ -107,7 +124,9 @@ fn share_on_faces(mask: &Volume<u8>) -> f64 {
 /// The face-connected pieces of at least [`SMALLEST_PIECE`] of the largest.
 fn largest(volume: &Volume<f32>, inside: impl Fn(f32) -> bool) -> Volume<u8> {
     let samples = volume.samples();
-    let pieces = label(volume.grid().shape(), Connectivity::Faces, |at| inside(samples[at]));
+    let pieces = label(volume.grid().shape(), Connectivity::Faces, |at| {
+        inside(samples[at])
+    });
     let most = pieces.voxels.iter().max().copied().unwrap_or(0);
     let mut mask = Volume::filled(*volume.grid(), 0);
     for run in &pieces.runs {
@@ -142,7 +161,11 @@ fn filled(mask: &Volume<u8>, fill: Fill) -> Volume<u8> {
         let gaps = label(shape, Connectivity::Faces, |at| inside[at] == 0);
         let mut open = vec![false; gaps.count()];
         for run in &gaps.runs {
-            let [i, j, k] = [run.voxels.start % ni, run.voxels.start / ni % nj, run.voxels.start / (ni * nj)];
+            let [i, j, k] = [
+                run.voxels.start % ni,
+                run.voxels.start / ni % nj,
+                run.voxels.start / (ni * nj),
+            ];
             let on_border = i == 0
                 || run.voxels.end % ni == 0
                 || j == 0
@@ -163,7 +186,9 @@ fn otsu(samples: &[f32]) -> f32 {
     const BINS: usize = 256;
     let (low, high) = samples
         .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &s| (low.min(s), high.max(s)));
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &s| {
+            (low.min(s), high.max(s))
+        });
     let width = f64::from(high) - f64::from(low);
     let mut histogram = [0_u64; BINS];
     for &s in samples {
@@ -171,7 +196,11 @@ fn otsu(samples: &[f32]) -> f32 {
         histogram[(bin as usize).min(BINS - 1)] += 1;
     }
     let all = samples.len() as f64;
-    let sum: f64 = histogram.iter().enumerate().map(|(bin, &n)| bin as f64 * n as f64).sum();
+    let sum: f64 = histogram
+        .iter()
+        .enumerate()
+        .map(|(bin, &n)| bin as f64 * n as f64)
+        .sum();
     let (mut below, mut sum_below, mut best) = (0.0, 0.0, (0.0, 0));
     for (bin, &n) in histogram.iter().enumerate().take(BINS - 1) {
         below += n as f64;
@@ -218,7 +247,11 @@ mod tests {
         let found = foreground(&scan).unwrap();
         assert_eq!(found.extent, Extent::Brain);
         assert_eq!(found.mask.samples()[centre], 1);
-        assert!((volume_ml(&found.mask) - 1260.0).abs() < 30.0, "{}", volume_ml(&found.mask));
+        assert!(
+            (volume_ml(&found.mask) - 1260.0).abs() < 30.0,
+            "{}",
+            volume_ml(&found.mask)
+        );
     }
 
     #[test]
@@ -227,7 +260,11 @@ mod tests {
         assert_eq!(large.extent, Extent::Head);
         let noisy = foreground(&ball(67.0, 100.0, |n| (n % 7) as f32)).unwrap();
         assert_eq!(noisy.extent, Extent::Head);
-        assert!((volume_ml(&noisy.mask) - 1260.0).abs() < 30.0, "{}", volume_ml(&noisy.mask));
+        assert!(
+            (volume_ml(&noisy.mask) - 1260.0).abs() < 30.0,
+            "{}",
+            volume_ml(&noisy.mask)
+        );
     }
 
     #[test]

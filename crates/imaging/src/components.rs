@@ -72,7 +72,14 @@ pub fn label(
             find_runs(ni * (j + nj * k), ni, &inside, &mut runs);
             parent.extend(first..runs.len());
             for (earlier, reach) in earlier_rows([j, k], nj, connectivity) {
-                join(&runs, rows[earlier].clone(), first..runs.len(), ni, reach, &mut parent);
+                join(
+                    &runs,
+                    rows[earlier].clone(),
+                    first..runs.len(),
+                    ni,
+                    reach,
+                    &mut parent,
+                );
             }
             rows.push(first..runs.len());
         }
@@ -111,7 +118,10 @@ fn earlier_rows(
     let below = (k > 0).then(|| here - nj);
     let below_before = (corners && k > 0 && j > 0).then(|| here - nj - 1);
     let below_after = (corners && k > 0 && j + 1 < nj).then(|| here - nj + 1);
-    [before, below_before, below, below_after].into_iter().flatten().map(move |row| (row, reach))
+    [before, below_before, below, below_after]
+        .into_iter()
+        .flatten()
+        .map(move |row| (row, reach))
 }
 
 /// Joins each run of one row with the runs of an earlier row that it touches.
@@ -127,7 +137,8 @@ fn join(
     for now in current {
         let along = |run: &Range<usize>| (run.start % ni, (run.end - 1) % ni);
         let (first, last) = along(&runs[now]);
-        while candidates.start < candidates.end && along(&runs[candidates.start]).1 + reach < first {
+        while candidates.start < candidates.end && along(&runs[candidates.start]).1 + reach < first
+        {
             candidates.start += 1;
         }
         for then in candidates.clone() {
@@ -163,9 +174,15 @@ fn number(runs: Vec<Range<usize>>, parent: &mut [usize]) -> Components {
         }
         let component = component_of_root[root];
         voxels[component] += run.len();
-        numbered.push(Run { voxels: run, component });
+        numbered.push(Run {
+            voxels: run,
+            component,
+        });
     }
-    Components { runs: numbered, voxels }
+    Components {
+        runs: numbered,
+        voxels,
+    }
 }
 
 #[cfg(test)]
@@ -194,7 +211,11 @@ mod tests {
                     if away == 0 || (connectivity == Connectivity::Faces && away > 1) {
                         continue;
                     }
-                    let (i, j, k) = ((i + di).wrapping_sub(1), (j + dj).wrapping_sub(1), (k + dk).wrapping_sub(1));
+                    let (i, j, k) = (
+                        (i + di).wrapping_sub(1),
+                        (j + dj).wrapping_sub(1),
+                        (k + dk).wrapping_sub(1),
+                    );
                     if i < ni && j < nj && k < nk {
                         let there = i + ni * (j + nj * k);
                         if mask[there] && labels[there] == 0 {

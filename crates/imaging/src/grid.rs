@@ -57,7 +57,9 @@ pub enum GridError {
     #[error("the affine holds a value that is not a finite number")]
     NotFinite,
     /// A voxel smaller or larger than any scanner makes it.
-    #[error("axis {axis} has a spacing of {spacing_mm} mm, must be {MIN_SPACING_MM} to {MAX_SPACING_MM}")]
+    #[error(
+        "axis {axis} has a spacing of {spacing_mm} mm, must be {MIN_SPACING_MM} to {MAX_SPACING_MM}"
+    )]
     Spacing {
         /// 0, 1 or 2.
         axis: usize,
@@ -95,13 +97,22 @@ impl Orientation {
     /// Every orientation there is: 6 orders of the axes times 8 directions.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        const ORDERS: [[usize; 3]; 6] =
-            [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        const ORDERS: [[usize; 3]; 6] = [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ];
         let directions = |n: usize| [n & 1 != 0, n & 2 != 0, n & 4 != 0];
         ORDERS
             .iter()
             .flat_map(|&world_axis| {
-                (0..8).map(move |n| Self { world_axis, reversed: directions(n) })
+                (0..8).map(move |n| Self {
+                    world_axis,
+                    reversed: directions(n),
+                })
             })
             .collect()
     }
@@ -109,7 +120,9 @@ impl Orientation {
     /// Reads three letters such as `RAS`, in any case; `None` if they are not one of the 48.
     #[must_use]
     pub fn parse(codes: &str) -> Option<Self> {
-        Self::all().into_iter().find(|o| o.to_string().eq_ignore_ascii_case(codes))
+        Self::all()
+            .into_iter()
+            .find(|o| o.to_string().eq_ignore_ascii_case(codes))
     }
 }
 
@@ -229,7 +242,10 @@ impl Grid {
         };
         // `all` is never empty; the first of equal fits is taken, so that the choice is stable.
         Orientation::all().into_iter().fold(
-            Orientation { world_axis: [0, 1, 2], reversed: [false; 3] },
+            Orientation {
+                world_axis: [0, 1, 2],
+                reversed: [false; 3],
+            },
             |best, o| if fit(&o) > fit(&best) + 1e-9 { o } else { best },
         )
     }
@@ -251,8 +267,10 @@ impl Grid {
             }
         }
         let [x, y, z] = columns_out;
-        let affine =
-            DAffine3 { matrix3: DMat3::from_cols(x, y, z), translation: origin };
+        let affine = DAffine3 {
+            matrix3: DMat3::from_cols(x, y, z),
+            translation: origin,
+        };
         Self { shape, affine }
     }
 
@@ -274,7 +292,13 @@ impl Grid {
             }
         }
         let [x, y, z] = columns_out;
-        Self { shape, affine: DAffine3 { matrix3: DMat3::from_cols(x, y, z), translation: origin } }
+        Self {
+            shape,
+            affine: DAffine3 {
+                matrix3: DMat3::from_cols(x, y, z),
+                translation: origin,
+            },
+        }
     }
 
     /// The same field of view with another spacing, rounded up to whole voxels; the centres agree.
@@ -300,7 +324,13 @@ impl Grid {
             corner += middle - new_axes[a] * ((shape[a] - 1) as f64 / 2.0);
         }
         let [x, y, z] = new_axes;
-        Self::new(shape, DAffine3 { matrix3: DMat3::from_cols(x, y, z), translation: corner })
+        Self::new(
+            shape,
+            DAffine3 {
+                matrix3: DMat3::from_cols(x, y, z),
+                translation: corner,
+            },
+        )
     }
 
     /// The grid of a box of this one: `shape` voxels from voxel `start`, which may lie outside.
@@ -309,7 +339,13 @@ impl Grid {
     /// [`GridError`] if the box is empty or too large.
     pub fn crop(&self, start: [isize; 3], shape: [usize; 3]) -> Result<Self, GridError> {
         let at = VoxelPoint(DVec3::from(start.map(|n| n as f64)));
-        Self::new(shape, DAffine3 { matrix3: self.affine.matrix3, translation: self.world(at).0 })
+        Self::new(
+            shape,
+            DAffine3 {
+                matrix3: self.affine.matrix3,
+                translation: self.world(at).0,
+            },
+        )
     }
 
     /// The largest distance in millimetres by which two affines put a corner of this grid apart.
@@ -318,7 +354,11 @@ impl Grid {
         (0..8_usize)
             .map(|corner| {
                 let at = [0, 1, 2].map(|a| {
-                    if corner >> a & 1 == 0 { 0.0 } else { (self.shape[a] - 1) as f64 }
+                    if corner >> a & 1 == 0 {
+                        0.0
+                    } else {
+                        (self.shape[a] - 1) as f64
+                    }
                 });
                 let at = DVec3::from(at);
                 (self.affine.transform_point3(at) - other.transform_point3(at)).length()
@@ -351,14 +391,20 @@ mod tests {
         let all = Orientation::all();
         let names: std::collections::BTreeSet<_> = all.iter().map(ToString::to_string).collect();
         assert_eq!((all.len(), names.len()), (48, 48));
-        assert!(all.iter().all(|o| Orientation::parse(&o.to_string()) == Some(*o)));
+        assert!(
+            all.iter()
+                .all(|o| Orientation::parse(&o.to_string()) == Some(*o))
+        );
         assert_eq!(Orientation::parse("RAR"), None);
     }
 
     #[test]
     fn a_singular_affine_is_refused_with_its_figure() {
         let flat = DAffine3::from_cols_array(&[1., 0., 0., 1., 1e-3, 0., 0., 0., 1., 0., 0., 0.]);
-        assert!(matches!(Grid::new([2, 2, 2], flat), Err(GridError::Singular { .. })));
+        assert!(matches!(
+            Grid::new([2, 2, 2], flat),
+            Err(GridError::Singular { .. })
+        ));
         let nan = DAffine3::from_translation(DVec3::splat(f64::NAN));
         assert_eq!(Grid::new([2, 2, 2], nan), Err(GridError::NotFinite));
         let huge = Grid::new([usize::MAX, 2, 2], DAffine3::IDENTITY);

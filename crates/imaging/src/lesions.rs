@@ -56,11 +56,14 @@ impl Lesions {
     pub fn find(probability: &Volume<f32>, rule: CountingRule) -> Self {
         let grid = probability.grid();
         let samples = probability.samples();
-        let found = label(grid.shape(), Connectivity::Corners, |at| samples[at] >= rule.threshold);
-        // A hair below the minimum is rounding: three voxels of 0.001 ml are 0.003 ml.
-        let least = (rule.min_lesion_ml / grid.voxel_ml() - 1e-6).ceil() as usize;
-        let mut order: Vec<usize> =
-            (0..found.count()).filter(|&c| found.voxels[c] >= least.max(1)).collect();
+        let found = label(grid.shape(), Connectivity::Corners, |at| {
+            samples[at] >= rule.threshold
+        });
+        // A ten-thousandth less still counts (as in `evaluate`): headers say 0.99999 mm.
+        let least = (rule.min_lesion_ml / grid.voxel_ml() * (1.0 - 1e-4)).ceil() as usize;
+        let mut order: Vec<usize> = (0..found.count())
+            .filter(|&c| found.voxels[c] >= least.max(1))
+            .collect();
         order.sort_by_key(|&c| (std::cmp::Reverse(found.voxels[c]), c));
         let mut runs_of = vec![Vec::new(); found.count()];
         for run in &found.runs {
@@ -155,9 +158,14 @@ fn bbox(grid: &Grid, runs: &[&Run]) -> [WorldPoint; 2] {
 fn largest_distance(points: &[DVec3]) -> f64 {
     let (low, high) = points
         .iter()
-        .fold((DVec3::INFINITY, DVec3::NEG_INFINITY), |(low, high), &p| (low.min(p), high.max(p)));
+        .fold((DVec3::INFINITY, DVec3::NEG_INFINITY), |(low, high), &p| {
+            (low.min(p), high.max(p))
+        });
     let centre = (low + high) / 2.0;
-    let radius = points.iter().map(|p| p.distance(centre)).fold(0.0, f64::max);
+    let radius = points
+        .iter()
+        .map(|p| p.distance(centre))
+        .fold(0.0, f64::max);
     let directions = (0..13).map(|n| {
         let n = n + 14; // The half of a 3 x 3 x 3 box around 0 that follows its middle.
         DVec3::from([n % 3 - 1, n / 3 % 3 - 1, n / 9 - 1].map(f64::from))
@@ -165,7 +173,10 @@ fn largest_distance(points: &[DVec3]) -> f64 {
     let mut largest = directions
         .filter_map(|along| {
             let by_place = |a: &&DVec3, b: &&DVec3| a.dot(along).total_cmp(&b.dot(along));
-            let (first, last) = (points.iter().min_by(by_place)?, points.iter().max_by(by_place)?);
+            let (first, last) = (
+                points.iter().min_by(by_place)?,
+                points.iter().max_by(by_place)?,
+            );
             Some(first.distance(*last))
         })
         .fold(0.0, f64::max);
@@ -197,7 +208,10 @@ mod tests {
         Volume::from_fn(Grid::new(shape, affine).unwrap(), inside)
     }
 
-    const RULE: CountingRule = CountingRule { threshold: 0.5, min_lesion_ml: 0.0 };
+    const RULE: CountingRule = CountingRule {
+        threshold: 0.5,
+        min_lesion_ml: 0.0,
+    };
 
     #[test]
     fn a_lesion_is_measured_in_the_world() {
@@ -207,24 +221,41 @@ mod tests {
         });
         let found = Lesions::find(&two, RULE);
         let lesion = &found.items[0];
-        assert_eq!((found.items.len(), lesion.voxels, lesion.touches_border), (1, 4, false));
+        assert_eq!(
+            (found.items.len(), lesion.voxels, lesion.touches_border),
+            (1, 4, false)
+        );
         assert!((lesion.volume_ml - 0.024).abs() < 1e-12);
         assert!((lesion.centroid.0 - DVec3::new(7.5, 26.0, 43.5)).length() < 1e-9);
         assert!((lesion.bbox[0].0 - DVec3::new(6.5, 25.0, 40.5)).length() < 1e-9);
         assert!((lesion.bbox[1].0 - DVec3::new(8.5, 27.0, 46.5)).length() < 1e-9);
         assert!((lesion.largest_extent_mm - 10.0_f64.sqrt()).abs() < 1e-9);
-        assert!((lesion.mean_probability - 0.75).abs() < 1e-6 && (lesion.max_probability - 0.8).abs() < 1e-6);
+        assert!(
+            (lesion.mean_probability - 0.75).abs() < 1e-6
+                && (lesion.max_probability - 0.8).abs() < 1e-6
+        );
     }
 
     #[test]
     fn lesions_that_touch_at_a_corner_are_one_and_small_ones_are_dropped() {
-        let three = volume([9, 9, 9], |at| f32::from(matches!(at, [1, 1, 1] | [2, 2, 2] | [7, 7, 7])));
+        let three = volume([9, 9, 9], |at| {
+            f32::from(matches!(at, [1, 1, 1] | [2, 2, 2] | [7, 7, 7]))
+        });
         let found = Lesions::find(&three, RULE);
-        assert_eq!(found.items.iter().map(|l| l.voxels).collect::<Vec<_>>(), [2, 1]);
-        let rule = CountingRule { min_lesion_ml: 0.012, ..RULE };
+        assert_eq!(
+            found.items.iter().map(|l| l.voxels).collect::<Vec<_>>(),
+            [2, 1]
+        );
+        let rule = CountingRule {
+            min_lesion_ml: 0.012,
+            ..RULE
+        };
         let found = Lesions::find(&three, rule);
         assert_eq!(found.items.len(), 1);
-        assert_eq!(found.mask().samples().iter().filter(|&&m| m == 1).count(), 2);
+        assert_eq!(
+            found.mask().samples().iter().filter(|&&m| m == 1).count(),
+            2
+        );
         assert!((found.volume_ml() - 0.012).abs() < 1e-12);
     }
 

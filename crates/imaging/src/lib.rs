@@ -1,17 +1,17 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod brain;
 pub mod components;
 pub mod evaluate;
 pub mod grid;
-pub mod nifti;
-pub mod phantom;
-pub mod study;
-pub mod volume;
-pub mod brain;
 pub mod lesions;
+pub mod nifti;
 pub mod normalise;
-pub mod resample;
-pub mod tile;
-pub mod vote;
+pub mod phantom;
 pub mod preview;
+pub mod resample;
+pub mod study;
+pub mod tile;
+pub mod volume;
+pub mod vote;

@@ -72,7 +72,12 @@ pub fn draw(flair: &Volume<f32>, lesions: &Lesions, notice: &str) -> Result<Vec<
         canvas.text(&caption(*lesion, through), GAP, top + 15, Alignment::Left);
         let mut left = GAP;
         for (plane, size) in Plane::ALL.into_iter().zip(sizes) {
-            scene.draw_panel(&mut canvas, plane, through, Point::new(left as i32, (top + CAPTION) as i32))?;
+            scene.draw_panel(
+                &mut canvas,
+                plane,
+                through,
+                Point::new(left as i32, (top + CAPTION) as i32),
+            )?;
             left += size.width + GAP;
         }
     }
@@ -81,7 +86,12 @@ pub fn draw(flair: &Volume<f32>, lesions: &Lesions, notice: &str) -> Result<Vec<
         lesions.items.len(),
         lesions.volume_ml()
     );
-    canvas.text(&total, GAP, row_height * rows.len() as u32 + 14, Alignment::Left);
+    canvas.text(
+        &total,
+        GAP,
+        row_height * rows.len() as u32 + 14,
+        Alignment::Left,
+    );
     canvas.png()
 }
 
@@ -100,7 +110,9 @@ fn caption(lesion: Option<&Lesion>, through: DVec3) -> String {
 fn widest(lesions: &Lesions, lesion: &Lesion) -> DVec3 {
     let grid = lesions.instances.grid();
     let [low, high] = lesion.bbox.map(|corner| corner.0);
-    let mut voxels = (high - low).to_array().map(|mm| vec![0_usize; mm as usize + 1]);
+    let mut voxels = (high - low)
+        .to_array()
+        .map(|mm| vec![0_usize; mm as usize + 1]);
     for (offset, &id) in lesions.instances.samples().iter().enumerate() {
         if id == lesion.id {
             let at = (grid.centre_of(grid.index(offset)).0 - low).to_array();
@@ -178,7 +190,11 @@ impl<'a> Scene<'a> {
                 }
             }
             let values = flair.samples().iter().zip(head.mask.samples());
-            shown = values.filter(|(_, m)| **m != 0).map(|(v, _)| *v).step_by(7).collect();
+            shown = values
+                .filter(|(_, m)| **m != 0)
+                .map(|(v, _)| *v)
+                .step_by(7)
+                .collect();
         }
         if shown.is_empty() {
             include([0, 0, 0]);
@@ -200,11 +216,18 @@ impl<'a> Scene<'a> {
     fn size(&self, plane: Plane) -> Size {
         let (right, down) = plane.directions();
         let extent = self.high - self.low;
-        let pixels = |along: DVec3| (extent.dot(along.abs()) / PIXEL_MM).clamp(32.0, MAX_SIDE) as u32;
+        let pixels =
+            |along: DVec3| (extent.dot(along.abs()) / PIXEL_MM).clamp(32.0, MAX_SIDE) as u32;
         Size::new(pixels(right), pixels(down))
     }
 
-    fn draw_panel(&self, canvas: &mut Canvas, plane: Plane, through: DVec3, at: Point) -> Result<(), Error> {
+    fn draw_panel(
+        &self,
+        canvas: &mut Canvas,
+        plane: Plane,
+        through: DVec3,
+        at: Point,
+    ) -> Result<(), Error> {
         let size = self.size(plane);
         let grid = self.plane_grid(plane, through, size)?;
         let (image, _) = resample(self.flair, &grid, self.window[0] as f32);
@@ -214,11 +237,16 @@ impl<'a> Scene<'a> {
         for y in 0..height {
             for x in 0..width {
                 let value = f64::from(image.at([x, y, 0]));
-                let grey = ((value - black) / (white - black).max(1e-9) * 255.0).clamp(0.0, 255.0) as u8;
+                let grey =
+                    ((value - black) / (white - black).max(1e-9) * 255.0).clamp(0.0, 255.0) as u8;
                 let here = inside.at([x, y, 0]) >= 0.5;
                 let next_differs = (x + 1 < width && (inside.at([x + 1, y, 0]) >= 0.5) != here)
                     || (y + 1 < height && (inside.at([x, y + 1, 0]) >= 0.5) != here);
-                let colour = if next_differs { OUTLINE } else { Rgb888::new(grey, grey, grey) };
+                let colour = if next_differs {
+                    OUTLINE
+                } else {
+                    Rgb888::new(grey, grey, grey)
+                };
                 canvas.set(at + Point::new(x as i32, y as i32), colour);
             }
         }
@@ -230,11 +258,18 @@ impl<'a> Scene<'a> {
     fn plane_grid(&self, plane: Plane, through: DVec3, size: Size) -> Result<Grid, Error> {
         let (right, down) = plane.directions();
         // The corner from which `right` and `down` lead into the head.
-        let start = DVec3::select(right.cmplt(DVec3::ZERO) | down.cmplt(DVec3::ZERO), self.high, self.low);
+        let start = DVec3::select(
+            right.cmplt(DVec3::ZERO) | down.cmplt(DVec3::ZERO),
+            self.high,
+            self.low,
+        );
         let across = right.cross(down).abs();
         let corner = start * (DVec3::ONE - across) + through * across;
         let matrix3 = DMat3::from_cols(right, down, right.cross(down)) * PIXEL_MM;
-        let affine = DAffine3 { matrix3, translation: corner };
+        let affine = DAffine3 {
+            matrix3,
+            translation: corner,
+        };
         Grid::new([size.width as usize, size.height as usize, 1], affine).map_err(Error::Plane)
     }
 
@@ -242,7 +277,12 @@ impl<'a> Scene<'a> {
         let (left, right) = plane.sides();
         let middle = at.y as u32 + size.height / 2;
         canvas.text(left, at.x as u32 + 4, middle, Alignment::Left);
-        canvas.text(right, at.x as u32 + size.width - 4, middle, Alignment::Right);
+        canvas.text(
+            right,
+            at.x as u32 + size.width - 4,
+            middle,
+            Alignment::Right,
+        );
         let bar = (BAR_MM / PIXEL_MM) as i32;
         let foot = Point::new(at.x + 8, at.y + size.height as i32 - 8);
         canvas.line(foot, foot + Point::new(bar, 0));
@@ -260,11 +300,17 @@ struct Canvas {
 
 impl Canvas {
     fn new(width: u32, height: u32) -> Self {
-        Self { size: Size::new(width, height), rgb: vec![0; (width * height * 3) as usize] }
+        Self {
+            size: Size::new(width, height),
+            rgb: vec![0; (width * height * 3) as usize],
+        }
     }
 
     fn set(&mut self, at: Point, colour: Rgb888) {
-        let within = at.x >= 0 && at.y >= 0 && (at.x as u32) < self.size.width && (at.y as u32) < self.size.height;
+        let within = at.x >= 0
+            && at.y >= 0
+            && (at.x as u32) < self.size.width
+            && (at.y as u32) < self.size.height;
         if within {
             let offset = 3 * (at.x as usize + at.y as usize * self.size.width as usize);
             self.rgb[offset..offset + 3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
@@ -273,7 +319,8 @@ impl Canvas {
 
     fn text(&mut self, text: &str, x: u32, y: u32, alignment: Alignment) {
         let style = MonoTextStyle::new(&FONT_9X15_BOLD, TEXT);
-        let drawn = Text::with_alignment(text, Point::new(x as i32, y as i32), style, alignment).draw(self);
+        let drawn =
+            Text::with_alignment(text, Point::new(x as i32, y as i32), style, alignment).draw(self);
         debug_assert!(drawn.is_ok());
     }
 
@@ -283,7 +330,9 @@ impl Canvas {
     }
 
     fn line(&mut self, from: Point, to: Point) {
-        let drawn = Line::new(from, to).into_styled(PrimitiveStyle::with_stroke(TEXT, 1)).draw(self);
+        let drawn = Line::new(from, to)
+            .into_styled(PrimitiveStyle::with_stroke(TEXT, 1))
+            .draw(self);
         debug_assert!(drawn.is_ok());
     }
 
@@ -310,7 +359,10 @@ impl DrawTarget for Canvas {
     type Color = Rgb888;
     type Error = Infallible;
 
-    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(&mut self, pixels: I) -> Result<(), Infallible> {
+    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(
+        &mut self,
+        pixels: I,
+    ) -> Result<(), Infallible> {
         for Pixel(at, colour) in pixels {
             self.set(at, colour);
         }
@@ -332,15 +384,32 @@ mod tests {
         };
         let grid = Grid::new([100, 100, 100], affine).unwrap();
         let centre = DVec3::new(30.0, 20.0, 10.0);
-        let lesion = Volume::from_fn(grid, |at| f32::from((grid.centre_of(at).0 - centre).length() < 8.0));
-        let flair = Volume::from_fn(grid, |at| {
-            if grid.centre_of(at).0.length() < 60.0 { 100.0 + 50.0 * lesion.at(at) } else { 0.0 }
+        let lesion = Volume::from_fn(grid, |at| {
+            f32::from((grid.centre_of(at).0 - centre).length() < 8.0)
         });
-        (flair, Lesions::find(&lesion, CountingRule { threshold: 0.5, min_lesion_ml: 0.0 }))
+        let flair = Volume::from_fn(grid, |at| {
+            if grid.centre_of(at).0.length() < 60.0 {
+                100.0 + 50.0 * lesion.at(at)
+            } else {
+                0.0
+            }
+        });
+        (
+            flair,
+            Lesions::find(
+                &lesion,
+                CountingRule {
+                    threshold: 0.5,
+                    min_lesion_ml: 0.0,
+                },
+            ),
+        )
     }
 
     fn decode(file: &[u8]) -> (u32, Vec<u8>) {
-        let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file))
+            .read_info()
+            .unwrap();
         let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut rgb).unwrap();
         (reader.info().width, rgb)
@@ -365,14 +434,27 @@ mod tests {
             let mean_y = outline.iter().map(|p| f64::from(p.1)).sum::<f64>() / outline.len() as f64;
             let x_mm = 65.0 - (mean_x - f64::from(GAP)) * PIXEL_MM;
             let y_mm = 65.0 - (mean_y - f64::from(CAPTION)) * PIXEL_MM;
-            assert!((x_mm - 30.0).abs() < 2.0 && (y_mm - 20.0).abs() < 2.0, "{x_mm} {y_mm}");
+            assert!(
+                (x_mm - 30.0).abs() < 2.0 && (y_mm - 20.0).abs() < 2.0,
+                "{x_mm} {y_mm}"
+            );
         }
     }
 
     #[test]
     fn without_lesions_there_is_still_a_picture() {
         let (flair, _) = scene(false);
-        let none = Lesions::find(&flair.map(|_| 0.0), CountingRule { threshold: 0.5, min_lesion_ml: 0.0 });
-        assert!(draw(&flair, &none, "not for diagnosis").unwrap().starts_with(b"\x89PNG"));
+        let none = Lesions::find(
+            &flair.map(|_| 0.0),
+            CountingRule {
+                threshold: 0.5,
+                min_lesion_ml: 0.0,
+            },
+        );
+        assert!(
+            draw(&flair, &none, "not for diagnosis")
+                .unwrap()
+                .starts_with(b"\x89PNG")
+        );
     }
 }

@@ -49,7 +49,10 @@ pub fn resample_moved(
     if let Some(steps) = Steps::exact(to_source, target.shape()) {
         return (steps.copy(source, target, outside), Resampling::Exact);
     }
-    (interpolate(source, target, to_source, outside), Resampling::Linear)
+    (
+        interpolate(source, target, to_source, outside),
+        Resampling::Linear,
+    )
 }
 
 /// A map between voxels that only reorders, reverses and shifts axes by whole voxels.
@@ -77,16 +80,30 @@ impl Steps {
             rounded[a] = step;
         }
         let [x, y, z] = rounded;
-        let whole = DAffine3 { matrix3: glam::DMat3::from_cols(x, y, z), translation: first };
+        let whole = DAffine3 {
+            matrix3: glam::DMat3::from_cols(x, y, z),
+            translation: first,
+        };
         let far = DVec3::from(shape.map(|n| (n - 1) as f64));
-        let corners = [DVec3::ZERO, far, far * DVec3::X, far * DVec3::Y, far * DVec3::Z];
+        let corners = [
+            DVec3::ZERO,
+            far,
+            far * DVec3::X,
+            far * DVec3::Y,
+            far * DVec3::Z,
+        ];
         let apart = |at: DVec3| {
-            (to_source.transform_point3(at) - whole.transform_point3(at)).abs().max_element()
+            (to_source.transform_point3(at) - whole.transform_point3(at))
+                .abs()
+                .max_element()
         };
         corners
             .into_iter()
             .all(|at| apart(at) < SAME_VOXELS)
-            .then_some(Self { first: first.to_array().map(|c| c as isize), axes })
+            .then_some(Self {
+                first: first.to_array().map(|c| c as isize),
+                axes,
+            })
     }
 
     fn copy(&self, source: &Volume<f32>, target: &Grid, outside: f32) -> Volume<f32> {
@@ -95,25 +112,33 @@ impl Steps {
         let samples = source.samples();
         let [ni, nj, _] = target.shape();
         let mut out = Volume::filled(*target, outside);
-        out.samples_mut().par_chunks_mut(ni).enumerate().for_each(|(row, out)| {
-            let (j, k) = ((row % nj) as isize, (row / nj) as isize);
-            let mut at = self.first;
-            at[self.axes[1].0] += j * self.axes[1].1;
-            at[self.axes[2].0] += k * self.axes[2].1;
-            let (along, step) = self.axes[0];
-            let crosswise = (0..3).filter(|&a| a != along);
-            if crosswise.into_iter().any(|a| at[a] < 0 || at[a] >= shape[a] as isize) {
-                return;
-            }
-            let row_start: isize =
-                (0..3).filter(|&a| a != along).map(|a| at[a] * strides[a]).sum();
-            for (i, out) in out.iter_mut().enumerate() {
-                let place = at[along] + i as isize * step;
-                if (0..shape[along] as isize).contains(&place) {
-                    *out = samples[(row_start + place * strides[along]) as usize];
+        out.samples_mut()
+            .par_chunks_mut(ni)
+            .enumerate()
+            .for_each(|(row, out)| {
+                let (j, k) = ((row % nj) as isize, (row / nj) as isize);
+                let mut at = self.first;
+                at[self.axes[1].0] += j * self.axes[1].1;
+                at[self.axes[2].0] += k * self.axes[2].1;
+                let (along, step) = self.axes[0];
+                let crosswise = (0..3).filter(|&a| a != along);
+                if crosswise
+                    .into_iter()
+                    .any(|a| at[a] < 0 || at[a] >= shape[a] as isize)
+                {
+                    return;
                 }
-            }
-        });
+                let row_start: isize = (0..3)
+                    .filter(|&a| a != along)
+                    .map(|a| at[a] * strides[a])
+                    .sum();
+                for (i, out) in out.iter_mut().enumerate() {
+                    let place = at[along] + i as isize * step;
+                    if (0..shape[along] as isize).contains(&place) {
+                        *out = samples[(row_start + place * strides[along]) as usize];
+                    }
+                }
+            });
         out
     }
 }
@@ -155,18 +180,21 @@ fn interpolate(
     let share = 1.0 / starts.len() as f32;
     let [ni, nj, _] = target.shape();
     let mut out = Volume::filled(*target, 0.0);
-    out.samples_mut().par_chunks_mut(ni).enumerate().for_each(|(row, out)| {
-        let to_row = step_j * (row % nj) as f64 + step_k * (row / nj) as f64;
-        for &start in &starts {
-            let start = start + to_row;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out += trilinear(source, start + step_i * i as f64).unwrap_or(outside);
+    out.samples_mut()
+        .par_chunks_mut(ni)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let to_row = step_j * (row % nj) as f64 + step_k * (row / nj) as f64;
+            for &start in &starts {
+                let start = start + to_row;
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out += trilinear(source, start + step_i * i as f64).unwrap_or(outside);
+                }
             }
-        }
-        for out in out {
-            *out *= share;
-        }
-    });
+            for out in out {
+                *out *= share;
+            }
+        });
     out
 }
 
@@ -216,11 +244,22 @@ mod tests {
         let o = Orientation::all()[n];
         let mut axes = [DVec3::ZERO; 3];
         for a in 0..3 {
-            axes[a][o.world_axis[a]] = if o.reversed[a] { -spacing[a] } else { spacing[a] };
+            axes[a][o.world_axis[a]] = if o.reversed[a] {
+                -spacing[a]
+            } else {
+                spacing[a]
+            };
         }
         let turn = DMat3::from_euler(glam::EulerRot::XYZ, angle, -angle, angle / 2.0);
         let matrix3 = turn * DMat3::from_cols(axes[0], axes[1], axes[2]);
-        Grid::new(shape, DAffine3 { matrix3, translation: DVec3::new(3.0, -7.0, 11.0) }).unwrap()
+        Grid::new(
+            shape,
+            DAffine3 {
+                matrix3,
+                translation: DVec3::new(3.0, -7.0, 11.0),
+            },
+        )
+        .unwrap()
     }
 
     proptest! {
@@ -272,11 +311,22 @@ mod tests {
     fn outside_the_field_of_view_lies_the_value_for_outside() {
         let grid = Grid::new([4, 4, 4], DAffine3::IDENTITY).unwrap();
         let volume = Volume::filled(grid, 2.0);
-        let shifted = Grid::new([4, 4, 4], DAffine3::from_translation(DVec3::new(2.2, 0.0, 0.0))).unwrap();
+        let shifted = Grid::new(
+            [4, 4, 4],
+            DAffine3::from_translation(DVec3::new(2.2, 0.0, 0.0)),
+        )
+        .unwrap();
         let (out, _) = resample(&volume, &shifted, -5.0);
         assert_eq!(&out.samples()[..4], [2.0, 2.0, -5.0, -5.0]);
-        let whole = Grid::new([4, 4, 4], DAffine3::from_translation(DVec3::new(2.0, 0.0, 0.0))).unwrap();
+        let whole = Grid::new(
+            [4, 4, 4],
+            DAffine3::from_translation(DVec3::new(2.0, 0.0, 0.0)),
+        )
+        .unwrap();
         let (out, how) = resample(&volume, &whole, -5.0);
-        assert_eq!((&out.samples()[..4], how), ([2.0, 2.0, -5.0, -5.0].as_slice(), Resampling::Exact));
+        assert_eq!(
+            (&out.samples()[..4], how),
+            ([2.0, 2.0, -5.0, -5.0].as_slice(), Resampling::Exact)
+        );
     }
 }

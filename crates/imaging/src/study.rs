@@ -78,7 +78,11 @@ impl Sent {
     /// A contrast whose header is believed: no registration.
     #[must_use]
     pub fn by_header(contrast: Contrast, volume: Volume<f32>) -> Self {
-        Self { contrast, volume, motion: DAffine3::IDENTITY }
+        Self {
+            contrast,
+            volume,
+            motion: DAffine3::IDENTITY,
+        }
     }
 }
 
@@ -137,28 +141,51 @@ pub fn assemble(
     others: Vec<Sent>,
     spacing_mm: [f64; 3],
 ) -> Result<Study, Error> {
-    let field = flair.grid().canonical().with_spacing(spacing_mm).map_err(Error::Grid)?;
+    let field = flair
+        .grid()
+        .canonical()
+        .with_spacing(spacing_mm)
+        .map_err(Error::Grid)?;
     let (image, resampling) = resample(flair, &field, 0.0);
     let head = foreground(&image).map_err(Error::NothingThere)?;
     let (start, shape) = box_around(&head.mask).unwrap_or(([0; 3], field.shape()));
     let grid = field.crop(start, shape).map_err(Error::Grid)?;
     let brain = head.mask.cropped(start, grid, 0);
     let image = image.cropped(start, grid, 0.0);
-    let mut images =
-        vec![Placed { contrast: Contrast::Flair, volume: image, resampling, coverage: 1.0 }];
-    let placed: Result<Vec<Placed>, Error> =
-        others.into_par_iter().map(|other| place(&other, &grid, &brain)).collect();
+    let mut images = vec![Placed {
+        contrast: Contrast::Flair,
+        volume: image,
+        resampling,
+        coverage: 1.0,
+    }];
+    let placed: Result<Vec<Placed>, Error> = others
+        .into_par_iter()
+        .map(|other| place(&other, &grid, &brain))
+        .collect();
     images.extend(placed?);
-    Ok(Study { grid, images, brain, extent: head.extent })
+    Ok(Study {
+        grid,
+        images,
+        brain,
+        extent: head.extent,
+    })
 }
 
 fn place(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> Result<Placed, Error> {
     let coverage = coverage(sent, grid, brain);
     if coverage < LEAST_COVERAGE {
-        return Err(Error::Elsewhere { contrast: sent.contrast, coverage });
+        return Err(Error::Elsewhere {
+            contrast: sent.contrast,
+            coverage,
+        });
     }
     let (volume, resampling) = resample_moved(&sent.volume, grid, sent.motion, 0.0);
-    Ok(Placed { contrast: sent.contrast, volume, resampling, coverage })
+    Ok(Placed {
+        contrast: sent.contrast,
+        volume,
+        resampling,
+        coverage,
+    })
 }
 
 /// The share of the brain's voxels (every 97th is asked) within a contrast's field of view.
@@ -166,7 +193,13 @@ fn coverage(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> f64 {
     let to_sent = sent.volume.grid().affine().inverse() * sent.motion * grid.affine();
     let shape = sent.volume.grid().shape();
     let (mut within, mut all) = (0_usize, 0_usize);
-    for (offset, _) in brain.samples().iter().enumerate().filter(|(_, b)| **b != 0).step_by(97) {
+    for (offset, _) in brain
+        .samples()
+        .iter()
+        .enumerate()
+        .filter(|(_, b)| **b != 0)
+        .step_by(97)
+    {
         let at = VoxelPoint(glam::DVec3::from(grid.index(offset).map(|n| n as f64)));
         let there = to_sent.transform_point3(at.0);
         let inside = |a: usize| (-0.51..=shape[a] as f64 - 0.49).contains(&there[a]);
@@ -181,12 +214,17 @@ fn box_around(mask: &Volume<u8>) -> Option<([isize; 3], [usize; 3])> {
     let shape = mask.grid().shape();
     let (mut low, mut high) = ([usize::MAX; 3], [0; 3]);
     for (row, samples) in mask.samples().chunks_exact(shape[0]).enumerate() {
-        let Some(first) = samples.iter().position(|&m| m != 0) else { continue };
+        let Some(first) = samples.iter().position(|&m| m != 0) else {
+            continue;
+        };
         let last = samples.iter().rposition(|&m| m != 0).unwrap_or(first);
-        for (a, (from, to)) in
-            [(first, last), (row % shape[1], row % shape[1]), (row / shape[1], row / shape[1])]
-                .into_iter()
-                .enumerate()
+        for (a, (from, to)) in [
+            (first, last),
+            (row % shape[1], row % shape[1]),
+            (row / shape[1], row / shape[1]),
+        ]
+        .into_iter()
+        .enumerate()
         {
             low[a] = low[a].min(from);
             high[a] = high[a].max(to);
@@ -197,7 +235,10 @@ fn box_around(mask: &Volume<u8>) -> Option<([isize; 3], [usize; 3])> {
     }
     let start = low.map(|n| n.saturating_sub(MARGIN));
     let end = [0, 1, 2].map(|a| (high[a] + 1 + MARGIN).min(shape[a]));
-    Some((start.map(|n| n as isize), [0, 1, 2].map(|a| end[a] - start[a])))
+    Some((
+        start.map(|n| n as isize),
+        [0, 1, 2].map(|a| end[a] - start[a]),
+    ))
 }
 
 #[cfg(test)]
@@ -215,19 +256,32 @@ mod tests {
         let grid = Grid::new([100, 100, 100], affine).unwrap();
         Volume::from_fn(grid, |at| {
             let away = grid.centre_of(at).0.length();
-            if away < 60.0 { value + away as f32 } else { 0.0 }
+            if away < 60.0 {
+                value + away as f32
+            } else {
+                0.0
+            }
         })
     }
 
     #[test]
     fn contrasts_on_other_grids_meet_at_the_same_world_points() {
         let flair = ball(10.0);
-        let moved = Grid::new([80, 80, 80], DAffine3 {
-            matrix3: glam::DMat3::from_rotation_z(0.3) * 1.7,
-            translation: glam::DMat3::from_rotation_z(0.3) * DVec3::splat(-1.7 * 39.5),
-        }).unwrap();
+        let moved = Grid::new(
+            [80, 80, 80],
+            DAffine3 {
+                matrix3: glam::DMat3::from_rotation_z(0.3) * 1.7,
+                translation: glam::DMat3::from_rotation_z(0.3) * DVec3::splat(-1.7 * 39.5),
+            },
+        )
+        .unwrap();
         let other = Volume::from_fn(moved, |at| 100.0 + moved.centre_of(at).0.length() as f32);
-        let study = assemble(&flair, vec![Sent::by_header(Contrast::T1w, other)], [1.0; 3]).unwrap();
+        let study = assemble(
+            &flair,
+            vec![Sent::by_header(Contrast::T1w, other)],
+            [1.0; 3],
+        )
+        .unwrap();
         assert_eq!(study.images[0].contrast, Contrast::Flair);
         assert_eq!(study.extent, Extent::Brain);
         assert_eq!(study.grid.orientation().to_string(), "RAS");
@@ -254,7 +308,17 @@ mod tests {
         let far = ball(1.0);
         let grid = Grid::new(far.grid().shape(), there * far.grid().affine()).unwrap();
         let far = Volume::new(grid, far.into_samples()).unwrap();
-        let refused = assemble(&ball(1.0), vec![Sent::by_header(Contrast::T2w, far)], [2.0; 3]);
-        assert!(matches!(refused, Err(Error::Elsewhere { contrast: Contrast::T2w, .. })));
+        let refused = assemble(
+            &ball(1.0),
+            vec![Sent::by_header(Contrast::T2w, far)],
+            [2.0; 3],
+        );
+        assert!(matches!(
+            refused,
+            Err(Error::Elsewhere {
+                contrast: Contrast::T2w,
+                ..
+            })
+        ));
     }
 }

@@ -35,8 +35,9 @@ impl AxisTiling {
             return vec![-((patch - axis) as isize / 2)];
         };
         let gaps = last.div_ceil(self.stride.get()).max(1);
-        let mut starts: Vec<isize> =
-            (0..=gaps).map(|n| ((n * last + gaps / 2) / gaps) as isize).collect();
+        let mut starts: Vec<isize> = (0..=gaps)
+            .map(|n| ((n * last + gaps / 2) / gaps) as isize)
+            .collect();
         starts.dedup(); // An axis as long as the patch has one start, not two.
         starts
     }
@@ -138,7 +139,7 @@ mod tests {
                                                                 multiple in 1_usize..33) {
             let found = whole(shape, voxels(multiple)).unwrap();
             for a in 0..3 {
-                assert!(found[a].get() >= shape[a] && found[a].get() % multiple == 0);
+                assert!(found[a].get() >= shape[a] && found[a].get().is_multiple_of(multiple));
             }
         }
     }

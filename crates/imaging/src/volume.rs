@@ -28,14 +28,20 @@ impl<T: Copy> Volume<T> {
         if samples.len() == grid.voxels() {
             Ok(Self { grid, samples })
         } else {
-            Err(LengthMismatch { samples: samples.len(), voxels: grid.voxels() })
+            Err(LengthMismatch {
+                samples: samples.len(),
+                voxels: grid.voxels(),
+            })
         }
     }
 
     /// A volume with the same value everywhere.
     #[must_use]
     pub fn filled(grid: Grid, value: T) -> Self {
-        Self { grid, samples: vec![value; grid.voxels()] }
+        Self {
+            grid,
+            samples: vec![value; grid.voxels()],
+        }
     }
 
     /// A volume whose value at each voxel is computed from the voxel's index.
@@ -86,7 +92,10 @@ impl<T: Copy> Volume<T> {
     /// The same grid with each sample replaced by what `f` makes of it.
     #[must_use]
     pub fn map<U: Copy>(&self, f: impl Fn(T) -> U) -> Volume<U> {
-        Volume { grid: self.grid, samples: self.samples.iter().map(|&s| f(s)).collect() }
+        Volume {
+            grid: self.grid,
+            samples: self.samples.iter().map(|&s| f(s)).collect(),
+        }
     }
 
     /// The samples of a box of this volume; what lies outside gets `outside`.
@@ -110,7 +119,9 @@ impl<T: Copy> Volume<T> {
         // The part of a box's axis that lies inside: first and past-the-last voxel of the box.
         let inside = |start: isize, length: usize, axis: usize| {
             let first = start.min(0).unsigned_abs().min(length);
-            let past = (axis as isize).saturating_sub(start).clamp(0, length as isize) as usize;
+            let past = (axis as isize)
+                .saturating_sub(start)
+                .clamp(0, length as isize) as usize;
             (first, past.max(first))
         };
         let (i0, i1) = inside(start[0], shape[0], ni);

@@ -42,7 +42,11 @@ impl Weighting {
             match self {
                 Self::BSpline2 => {
                     let t = 1.0 - from_middle.abs();
-                    if t <= 0.5 { 2.0 * t * t } else { 1.0 - 2.0 * (1.0 - t) * (1.0 - t) }
+                    if t <= 0.5 {
+                        2.0 * t * t
+                    } else {
+                        1.0 - 2.0 * (1.0 - t) * (1.0 - t)
+                    }
                 }
                 Self::Gaussian => (-0.5 * (4.0 * from_middle).powi(2)).exp(),
                 Self::Uniform => 1.0,
@@ -98,7 +102,9 @@ impl Votes {
                 ]);
                 let from = patch[0] * (j + patch[1] * k);
                 let target = at..at + row.len();
-                let sums = self.sum[target.clone()].iter_mut().zip(&mut self.weight[target]);
+                let sums = self.sum[target.clone()]
+                    .iter_mut()
+                    .zip(&mut self.weight[target]);
                 let votes = probabilities[from + row.start..from + row.end]
                     .iter()
                     .zip(&self.weights[0][row]);
@@ -114,7 +120,12 @@ impl Votes {
     /// The weighted means; 0 where nobody voted.
     #[must_use]
     pub fn fused(self) -> Volume<f32> {
-        let Self { grid, mut sum, weight, .. } = self;
+        let Self {
+            grid,
+            mut sum,
+            weight,
+            ..
+        } = self;
         for (sum, weight) in sum.iter_mut().zip(weight) {
             *sum = if weight > 0.0 { *sum / weight } else { 0.0 };
         }

@@ -209,10 +209,25 @@ mod tests {
     fn codes_are_stable_names_with_a_page_and_a_fitting_status() {
         for &code in Code::ALL {
             assert_eq!(Code::parse(code.name()), Some(code));
-            assert!(code.name().chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{}", code.name());
-            assert!(code.page().len() > 25 && !code.page().starts_with(' '), "{}", code.page());
+            assert!(
+                code.name()
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c == '_'),
+                "{}",
+                code.name()
+            );
+            assert!(
+                code.page().len() > 25 && !code.page().starts_with(' '),
+                "{}",
+                code.page()
+            );
             let client = (400..500).contains(&code.status());
-            assert_eq!(client, code.class() == Class::Invalid || code == Code::QueueFull, "{}", code.name());
+            assert_eq!(
+                client,
+                code.class() == Class::Invalid || code == Code::QueueFull,
+                "{}",
+                code.name()
+            );
         }
     }
 }

@@ -10,7 +10,9 @@ use super::super::problem::Failure;
 use super::super::wire::{ModelBody, ModelCardBody, ModelsBody};
 
 pub(in crate::http) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
 }
 
 /// List the networks
@@ -23,7 +25,13 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
 async fn list(State(app): State<App>) -> Json<ModelsBody> {
     let device = app.jobs.segmenter().engine().device;
     Json(ModelsBody {
-        models: app.jobs.registry().models().iter().map(|m| ModelBody::of(m)).collect(),
+        models: app
+            .jobs
+            .registry()
+            .models()
+            .iter()
+            .map(|m| ModelBody::of(m))
+            .collect(),
         device: device.to_string(),
         precisions: device.precisions().iter().map(|p| p.name()).collect(),
     })
@@ -40,10 +48,16 @@ async fn list(State(app): State<App>) -> Json<ModelsBody> {
         (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn get(State(app): State<App>, Path(name): Path<String>) -> Result<Json<ModelCardBody>, Failure> {
+async fn get(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Json<ModelCardBody>, Failure> {
     let found = app.jobs.registry().get(&name);
     let model = found.map_err(|e| Failure::new(Code::NotFound, e.to_string()))?;
     // A model without a card is still a model.
     let card = model.card().unwrap_or_default();
-    Ok(Json(ModelCardBody { model: ModelBody::of(&model), card }))
+    Ok(Json(ModelCardBody {
+        model: ModelBody::of(&model),
+        card,
+    }))
 }

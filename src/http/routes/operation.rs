@@ -28,7 +28,10 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     responses((status = 200, description = "It does", body = HealthBody))
 )]
 async fn alive() -> Json<HealthBody> {
-    Json(HealthBody { status: "ok", checks: Vec::new() })
+    Json(HealthBody {
+        status: "ok",
+        checks: Vec::new(),
+    })
 }
 
 /// Whether the service takes work
@@ -49,7 +52,12 @@ async fn ready(State(app): State<App>) -> Response {
         CheckBody {
             name: "store",
             ok: store.is_ok(),
-            detail: if store.is_ok() { "answers" } else { "does not answer" }.to_owned(),
+            detail: if store.is_ok() {
+                "answers"
+            } else {
+                "does not answer"
+            }
+            .to_owned(),
         },
         CheckBody {
             name: "engine",
@@ -59,12 +67,28 @@ async fn ready(State(app): State<App>) -> Response {
         CheckBody {
             name: "running",
             ok: !closing,
-            detail: if closing { "the server is stopping" } else { "takes studies" }.to_owned(),
+            detail: if closing {
+                "the server is stopping"
+            } else {
+                "takes studies"
+            }
+            .to_owned(),
         },
     ];
     let ok = checks.iter().all(|c| c.ok);
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(HealthBody { status: if ok { "ok" } else { "unavailable" }, checks })).into_response()
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(HealthBody {
+            status: if ok { "ok" } else { "unavailable" },
+            checks,
+        }),
+    )
+        .into_response()
 }
 
 /// Series for Prometheus
@@ -76,7 +100,14 @@ async fn ready(State(app): State<App>) -> Response {
 )]
 async fn metrics(State(app): State<App>) -> Response {
     let text = app.metrics.map(|m| m.render()).unwrap_or_default();
-    ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))], text).into_response()
+    (
+        [(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; version=0.0.4"),
+        )],
+        text,
+    )
+        .into_response()
 }
 
 /// What a problem means and what to do about it
@@ -91,8 +122,12 @@ async fn metrics(State(app): State<App>) -> Response {
     )
 )]
 async fn problem(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
-    let code = Code::parse(&name).ok_or_else(|| Failure::new(Code::NotFound, format!("there is no problem '{name}'")))?;
-    let wants_html = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"));
+    let code = Code::parse(&name)
+        .ok_or_else(|| Failure::new(Code::NotFound, format!("there is no problem '{name}'")))?;
+    let wants_html = headers
+        .get(ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.contains("text/html"));
     if wants_html {
         let page = format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
@@ -103,5 +138,12 @@ async fn problem(Path(name): Path<String>, headers: HeaderMap) -> Result<Respons
         );
         return Ok(Html(page).into_response());
     }
-    Ok(format!("{}\n{}, HTTP status {}\n\n{}\n", code.title(), name, code.status(), code.page()).into_response())
+    Ok(format!(
+        "{}\n{}, HTTP status {}\n\n{}\n",
+        code.title(),
+        name,
+        code.status(),
+        code.page()
+    )
+    .into_response())
 }

@@ -59,28 +59,46 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn events(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response, Failure> {
-    let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()).unwrap_or(0);
+async fn events(
+    State(app): State<App>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let seen = headers
+        .get("last-event-id")
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0);
     let channel = app.jobs.watch(id).await?;
-    Ok(Sse::new(follow(channel, seen)).keep_alive(KeepAlive::new().interval(PING)).into_response())
+    Ok(Sse::new(follow(channel, seen))
+        .keep_alive(KeepAlive::new().interval(PING))
+        .into_response())
 }
 
 /// The events after `seen`, until the end.
 fn follow(channel: Arc<Channel>, seen: u64) -> impl Stream<Item = Result<SseEvent, Infallible>> {
-    stream::unfold((channel, seen, false), |(channel, seen, ended)| async move {
-        if ended {
-            return None;
-        }
-        channel.wait_after(seen).await;
-        let events = channel.after(seen);
-        let last = events.last().map_or(seen, |e| e.id);
-        let ended = events.iter().any(|e| e.kind == Kind::End);
-        let lines: Vec<_> = events
-            .into_iter()
-            .map(|e| Ok(SseEvent::default().id(e.id.to_string()).event(e.kind.name()).data(e.data.to_string())))
-            .collect();
-        Some((stream::iter(lines), (channel, last, ended)))
-    })
+    stream::unfold(
+        (channel, seen, false),
+        |(channel, seen, ended)| async move {
+            if ended {
+                return None;
+            }
+            channel.wait_after(seen).await;
+            let events = channel.after(seen);
+            let last = events.last().map_or(seen, |e| e.id);
+            let ended = events.iter().any(|e| e.kind == Kind::End);
+            let lines: Vec<_> = events
+                .into_iter()
+                .map(|e| {
+                    Ok(SseEvent::default()
+                        .id(e.id.to_string())
+                        .event(e.kind.name())
+                        .data(e.data.to_string()))
+                })
+                .collect();
+            Some((stream::iter(lines), (channel, last, ended)))
+        },
+    )
     .flatten()
 }
 
@@ -98,7 +116,10 @@ fn follow(channel: Arc<Channel>, seen: u64) -> impl Stream<Item = Result<SseEven
 )]
 async fn list(State(app): State<App>, Id(id): Id) -> Result<Json<ArtifactsBody>, Failure> {
     let artifacts = app.jobs.artifacts(id).await?;
-    let artifacts = artifacts.into_iter().map(|(file, _)| ArtifactBody::of(id, file)).collect();
+    let artifacts = artifacts
+        .into_iter()
+        .map(|(file, _)| ArtifactBody::of(id, file))
+        .collect();
     Ok(Json(ArtifactsBody { artifacts }))
 }
 
@@ -129,21 +150,32 @@ async fn get(
     request: Request,
 ) -> Result<Response, Failure> {
     let (file, path) = app.jobs.artifact(id, &path.name).await?;
-    let etag = HeaderValue::from_str(&format!("\"{}\"", file.sha256)).map_err(Failure::internal)?;
+    let etag = HeaderValue::from_str(&format!("\"{}\"", file.sha256))
+        .map_err(|e| Failure::internal(&e))?;
     if request.headers().get(IF_NONE_MATCH) == Some(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
-    let served = ServeFile::new(path).oneshot(request).await.map_err(Failure::internal)?;
+    let served = ServeFile::new(path)
+        .oneshot(request)
+        .await
+        .map_err(|e| Failure::internal(&e))?;
     let mut response = served.map(Body::new);
     let status = response.status();
     if status == StatusCode::RANGE_NOT_SATISFIABLE {
-        return Err(Failure::new(Code::RangeNotSatisfiable, format!("{} has {} bytes", file.name, file.bytes)));
+        return Err(Failure::new(
+            Code::RangeNotSatisfiable,
+            format!("{} has {} bytes", file.name, file.bytes),
+        ));
     }
     if !status.is_success() && status != StatusCode::NOT_MODIFIED {
-        return Err(Failure::internal(format!("{} answered {status}", file.name)));
+        return Err(Failure::internal(&format!(
+            "{} answered {status}",
+            file.name
+        )));
     }
-    let kind = HeaderValue::from_str(&file.media_type).map_err(Failure::internal)?;
-    let disposition = HeaderValue::from_str(&format!("attachment; filename=\"{}\"", file.name)).map_err(Failure::internal)?;
+    let kind = HeaderValue::from_str(&file.media_type).map_err(|e| Failure::internal(&e))?;
+    let disposition = HeaderValue::from_str(&format!("attachment; filename=\"{}\"", file.name))
+        .map_err(|e| Failure::internal(&e))?;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, kind);
     headers.insert(ETAG, etag);
@@ -180,16 +212,25 @@ async fn bundle(State(app): State<App>, Id(id): Id) -> Result<Response, Failure>
     });
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/zip")),
-        (CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"bundle.zip\"")),
+        (
+            CONTENT_DISPOSITION,
+            HeaderValue::from_static("attachment; filename=\"bundle.zip\""),
+        ),
     ];
     Ok((headers, Body::from_stream(ReaderStream::new(reader))).into_response())
 }
 
-fn pack(writer: impl std::io::Write, artifacts: Vec<(StoredFile, PathBuf)>) -> zip::result::ZipResult<()> {
+fn pack(
+    writer: impl std::io::Write,
+    artifacts: Vec<(StoredFile, PathBuf)>,
+) -> zip::result::ZipResult<()> {
     let mut bundle = ZipWriter::new_stream(writer);
     let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
     for (file, path) in artifacts {
-        bundle.start_file(file.name, stored.large_file(file.bytes > u64::from(u32::MAX)))?;
+        bundle.start_file(
+            file.name,
+            stored.large_file(file.bytes > u64::from(u32::MAX)),
+        )?;
         std::io::copy(&mut std::fs::File::open(path)?, &mut bundle)?;
     }
     bundle.finish()?;

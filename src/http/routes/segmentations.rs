@@ -12,12 +12,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::super::App;
 use super::super::extract::{Fields, Id, idempotency_key, wait};
 use super::super::options::Options;
 use super::super::problem::Failure;
 use super::super::upload;
 use super::super::wire::{JobBody, JobsBody, path_of};
-use super::super::App;
 use crate::jobs::{JobView, Submission};
 use crate::store::{self, JobId, Page};
 
@@ -110,9 +110,15 @@ async fn submit(
         Some(patience) => app.jobs.wait(id, patience).await?,
         None => app.jobs.get(id).await?,
     };
-    let status = if view.job.state.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if view.job.state.has_ended() {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
     let mut response = (status, Json(JobBody::from(view))).into_response();
-    response.headers_mut().insert(LOCATION, header(&path_of(id)));
+    response
+        .headers_mut()
+        .insert(LOCATION, header(&path_of(id)));
     applied(&mut response, patience);
     Ok(response)
 }
@@ -162,12 +168,17 @@ struct ListFields {
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn list(State(app): State<App>, Fields(fields): Fields<ListFields>) -> Result<Response, Failure> {
+async fn list(
+    State(app): State<App>,
+    Fields(fields): Fields<ListFields>,
+) -> Result<Response, Failure> {
     let malformed = |detail: String| Failure::new(Code::MalformedRequest, detail);
     let state = fields
         .state
         .as_deref()
-        .map(|s| store::State::parse(s).ok_or_else(|| malformed(format!("state '{s}' is not known"))))
+        .map(|s| {
+            store::State::parse(s).ok_or_else(|| malformed(format!("state '{s}' is not known")))
+        })
         .transpose()?;
     let limit = fields.limit.unwrap_or(50);
     if !(1..=200).contains(&limit) {
@@ -176,17 +187,32 @@ async fn list(State(app): State<App>, Fields(fields): Fields<ListFields>) -> Res
     let before = fields
         .cursor
         .as_deref()
-        .map(|c| c.parse::<JobId>().map_err(|_| malformed("cursor is not one that was given out".to_owned())))
+        .map(|c| {
+            c.parse::<JobId>()
+                .map_err(|_| malformed("cursor is not one that was given out".to_owned()))
+        })
         .transpose()?;
-    let mut jobs = app.jobs.list(Page { state, before, limit: limit + 1 }).await?;
+    let mut jobs = app
+        .jobs
+        .list(Page {
+            state,
+            before,
+            limit: limit + 1,
+        })
+        .await?;
     let more = jobs.len() as i64 > limit;
     jobs.truncate(usize::try_from(limit).unwrap_or(0));
     let next_cursor = jobs.last().filter(|_| more).map(|job| job.id.to_string());
     let link = next_cursor.as_ref().map(|cursor| {
         let state = state.map_or_else(String::new, |s| format!("&state={}", s.name()));
-        header(&format!("</v1/segmentations?limit={limit}&cursor={cursor}{state}>; rel=\"next\""))
+        header(&format!(
+            "</v1/segmentations?limit={limit}&cursor={cursor}{state}>; rel=\"next\""
+        ))
     });
-    let body = JobsBody { jobs: jobs.into_iter().map(JobBody::of).collect(), next_cursor };
+    let body = JobsBody {
+        jobs: jobs.into_iter().map(JobBody::of).collect(),
+        next_cursor,
+    };
     let mut response = Json(body).into_response();
     if let Some(link) = link {
         response.headers_mut().insert(LINK, link);
@@ -233,7 +259,10 @@ async fn get(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<R
 
 fn etag(view: &JobView) -> String {
     let job = &view.job;
-    let all = format!("{:?} {} {:?} {:?} {:?}", job.state, job.attempt, job.ended_at, job.progress, view.queue);
+    let all = format!(
+        "{:?} {} {:?} {:?} {:?}",
+        job.state, job.attempt, job.ended_at, job.progress, view.queue
+    );
     let digest = dawson_inference::models::hex(&Sha256::digest(all.as_bytes()));
     format!("\"{}\"", &digest[..16])
 }

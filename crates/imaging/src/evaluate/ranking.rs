@@ -8,49 +8,95 @@ use crate::volume::Volume;
 /// (recall 0, precision 1): `auc(recall, precision)` of scikit-learn's `precision_recall_curve`.
 /// Average precision, which joins them by steps, is another figure.
 ///
-/// Below the lowest probability of a true voxel recall is 1 and the curve only falls: no area, so
-/// those voxels are not sorted. Nor are those of probability 0, which are one tie, the last.
+/// Recall rises at the probabilities of true voxels alone; elsewhere the curve falls straight down and
+/// gains no area. So only the true voxels are sorted, and the others are counted between them.
 pub(super) fn pr_auc(
     probability: &Volume<f32>,
     truth: &[u8],
     region: Option<&[u8]>,
 ) -> Result<Option<f64>, Error> {
-    let samples = probability.samples();
     check(probability, region)?;
-    let inside = |at: usize| region.is_none_or(|r| r[at] != 0);
-    let mut positives = 0_usize;
-    let mut lowest = u32::MAX;
-    for (at, &real) in truth.iter().enumerate() {
-        if real != 0 && inside(at) {
-            positives += 1;
-            lowest = lowest.min(rank(samples[at]));
-        }
-    }
-    if positives == 0 {
+    let voxels = || {
+        let all = probability.samples().iter().zip(truth).enumerate();
+        all.filter(|&(at, _)| region.is_none_or(|r| r[at] != 0))
+            .map(|(_, (&p, &truth))| (rank(p), truth != 0))
+    };
+    let real: Vec<u32> = voxels()
+        .filter(|voxel| voxel.1)
+        .map(|voxel| voxel.0)
+        .collect();
+    if real.is_empty() {
         return Ok(None);
     }
-    // One number a voxel, so that sorting moves little: the rank above, the truth in the lowest bit.
-    let mut ranked: Vec<u32> = Vec::new();
-    let mut zeros = [0_usize; 2];
-    for (at, &p) in samples.iter().enumerate() {
-        let rank = rank(p);
-        if rank >= lowest && inside(at) {
-            let real = truth[at] != 0;
-            if rank == 0 {
-                zeros[usize::from(real)] += 1;
-            } else {
-                ranked.push(rank << 1 | u32::from(real));
-            }
+    let mut curve = Curve::new(real.len());
+    let mut steps = Steps::new(real);
+    for (rank, _) in voxels().filter(|voxel| !voxel.1) {
+        steps.count(rank);
+    }
+    for step in steps.counts.iter().rev() {
+        curve.lower_to(step.others_above, 0);
+        curve.lower_to(step.others, step.real);
+    }
+    Ok(Some(curve.area))
+}
+
+/// The distinct probabilities of true voxels, ascending, and what lies at each and above it.
+struct Steps {
+    ranks: Vec<u32>,
+    counts: Vec<Step>,
+    /// For each value of a rank's upper bits the first step that has at least that value.
+    first: Vec<usize>,
+}
+
+/// The voxels around one probability.
+#[derive(Default)]
+struct Step {
+    real: usize,
+    /// Other voxels of this very probability.
+    others: usize,
+    /// Other voxels above it and below that of the next step.
+    others_above: usize,
+}
+
+impl Steps {
+    /// The lower bits of a rank: 256 values of the upper ones for each halving of a probability.
+    const LOWER_BITS: u32 = 15;
+
+    fn new(mut real: Vec<u32>) -> Self {
+        real.sort_unstable();
+        let ties = || real.chunk_by(|a, b| a == b);
+        let ranks: Vec<u32> = ties().map(|tie| tie[0]).collect();
+        let counts = ties()
+            .map(|tie| Step {
+                real: tie.len(),
+                ..Step::default()
+            })
+            .collect();
+        let past = (rank(1.0 + PROBABILITY_TOLERANCE) >> Self::LOWER_BITS) + 1;
+        let first = (0..=past)
+            .map(|upper| ranks.partition_point(|&rank| rank >> Self::LOWER_BITS < upper))
+            .collect();
+        Self {
+            ranks,
+            counts,
+            first,
         }
     }
-    ranked.sort_unstable();
-    let mut curve = Curve::new(positives);
-    for tie in ranked.chunk_by(|a, b| a >> 1 == b >> 1).rev() {
-        let real = tie.iter().filter(|&&r| r & 1 == 1).count();
-        curve.lower_to(tie.len() - real, real);
+
+    /// Counts a voxel outside the truth; below the lowest step it changes nothing.
+    fn count(&mut self, rank: u32) {
+        let upper = (rank >> Self::LOWER_BITS) as usize;
+        let (first, past) = (self.first[upper], self.first[upper + 1]);
+        let below = first + self.ranks[first..past].partition_point(|&step| step <= rank);
+        let Some(step) = below.checked_sub(1) else {
+            return;
+        };
+        if self.ranks[step] == rank {
+            self.counts[step].others += 1;
+        } else {
+            self.counts[step].others_above += 1;
+        }
     }
-    curve.lower_to(zeros[0], zeros[1]);
-    Ok(Some(curve.area))
 }
 
 /// Refuses values of the region that are no probabilities.
@@ -189,11 +235,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sorting_part_of_the_voxels_finds_what_every_threshold_finds(
-            voxels in prop::collection::vec((0_u8..8, 0_u8..2, 0_u8..4), 1..60),
+        fn counting_between_true_voxels_finds_what_every_threshold_finds(
+            voxels in prop::collection::vec((0_u8..16, 0_u8..2, 0_u8..4), 1..60),
         ) {
             let region: Vec<u8> = voxels.iter().map(|v| v.2.min(1)).collect();
-            let p: Vec<f32> = voxels.iter().map(|v| f32::from(v.0) / 7.0).collect();
+            // Four probabilities, 0 among them, and neighbours a few millionths above each.
+            let value = |n: u8| f32::from(n % 4) / 3.5 + f32::from(n / 4) * 1e-6;
+            let p: Vec<f32> = voxels.iter().map(|v| value(v.0)).collect();
             let t: Vec<u8> = voxels.iter().map(|v| v.1).collect();
             let kept: Vec<usize> = (0..voxels.len()).filter(|&n| region[n] != 0).collect();
             let (kept_p, kept_t): (Vec<f32>, Vec<u8>) = kept.iter().map(|&n| (p[n], t[n])).unzip();

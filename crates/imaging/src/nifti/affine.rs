@@ -1,5 +1,8 @@
 //! Where a scan lies in the world: sform, else qform, else pixdim, as the standard orders them.
-#![allow(clippy::arithmetic_side_effects, reason = "vectors of floats do not overflow into a panic")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "vectors of floats do not overflow into a panic"
+)]
 use glam::{DAffine3, DMat3, DQuat, DVec3};
 
 use super::Error;
@@ -105,12 +108,18 @@ impl SpatialFields {
                 DAffine3::from_mat3(DMat3::from_diagonal(self.spacings() * self.unit_mm()))
             }
         };
-        let grid = Grid::new(shape, affine)
-            .map_err(|reason| Error::Affine { field: source.name(), reason })?;
+        let grid = Grid::new(shape, affine).map_err(|reason| Error::Affine {
+            field: source.name(),
+            reason,
+        })?;
         let disagreement_mm = (source == AffineSource::Sform && self.qform_code > 0)
             .then(|| self.qform().map(|qform| grid.disagreement_mm(qform)))
             .and_then(Result::ok);
-        Ok(Placement { grid, source, disagreement_mm })
+        Ok(Placement {
+            grid,
+            source,
+            disagreement_mm,
+        })
     }
 
     /// Millimetres in the header's unit of space (metres, micrometres, else millimetres).
@@ -171,10 +180,15 @@ fn quaternion(matrix: DMat3) -> ([f64; 3], f64, bool) {
     let qfac = if x.cross(y).dot(z) < 0.0 { -1.0 } else { 1.0 };
     let turn = DQuat::from_mat3(&DMat3::from_cols(x, y, z * qfac)).normalize();
     let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };
-    ([turn.x * sign, turn.y * sign, turn.z * sign], qfac, right_angled)
+    (
+        [turn.x * sign, turn.y * sign, turn.z * sign],
+        qfac,
+        right_angled,
+    )
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made")]
 mod tests {
     use proptest::prelude::*;
 
@@ -190,7 +204,14 @@ mod tests {
         let turn = DMat3::from_euler(glam::EulerRot::XYZ, angle, angle / 3.0, -angle / 2.0);
         let spacing = DMat3::from_diagonal(DVec3::new(0.5, 0.75, 4.0));
         let matrix3 = turn * DMat3::from_cols(axes[0], axes[1], axes[2]) * spacing;
-        Grid::new([20, 30, 10], DAffine3 { matrix3, translation: DVec3::new(-1.5, 20.0, 7.25) }).unwrap()
+        Grid::new(
+            [20, 30, 10],
+            DAffine3 {
+                matrix3,
+                translation: DVec3::new(-1.5, 20.0, 7.25),
+            },
+        )
+        .unwrap()
     }
 
     proptest! {
@@ -221,7 +242,11 @@ mod tests {
     #[test]
     fn without_codes_only_the_spacings_are_believed() {
         let grid = grid(17, 0.3);
-        let fields = SpatialFields { sform_code: 0, qform_code: 0, ..SpatialFields::of(&grid) };
+        let fields = SpatialFields {
+            sform_code: 0,
+            qform_code: 0,
+            ..SpatialFields::of(&grid)
+        };
         let found = fields.placement(grid.shape()).unwrap();
         assert_eq!(found.source, AffineSource::Pixdim);
         assert_eq!(found.grid.orientation().to_string(), "RAS");
@@ -230,10 +255,23 @@ mod tests {
     #[test]
     fn a_singular_sform_is_refused_and_not_replaced_by_the_qform() {
         let grid = grid(0, 0.0);
-        let fields = SpatialFields { srow: [[0.0; 4]; 3], ..SpatialFields::of(&grid) };
+        let fields = SpatialFields {
+            srow: [[0.0; 4]; 3],
+            ..SpatialFields::of(&grid)
+        };
         let refused = fields.placement(grid.shape());
-        assert!(matches!(refused, Err(Error::Affine { field: "sform", .. })), "{refused:?}");
-        let long = SpatialFields { sform_code: 0, quatern: [1.0, 1.0, 0.0], ..fields };
-        assert!(matches!(long.placement(grid.shape()), Err(Error::Quaternion { .. })));
+        assert!(
+            matches!(refused, Err(Error::Affine { field: "sform", .. })),
+            "{refused:?}"
+        );
+        let long = SpatialFields {
+            sform_code: 0,
+            quatern: [1.0, 1.0, 0.0],
+            ..fields
+        };
+        assert!(matches!(
+            long.placement(grid.shape()),
+            Err(Error::Quaternion { .. })
+        ));
     }
 }

@@ -1,6 +1,6 @@
 //! Bytes to a scan.
-use nifti::volume::inmem::InMemNiftiVolume;
 use nifti::DataElement;
+use nifti::volume::inmem::InMemNiftiVolume;
 
 use super::affine::Placement;
 use super::header::{Datatype, Header};
@@ -52,7 +52,12 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
     let needed = header.data_bytes();
     let volume = Volume::new(placement.grid, samples)
         .map_err(|_| Error::DataTruncated { found: 0, needed })?;
-    Ok(Scan { volume, header, placement, non_finite })
+    Ok(Scan {
+        volume,
+        header,
+        placement,
+        non_finite,
+    })
 }
 
 /// Stored numbers to values, through the `nifti` crate's typed view of the bytes.
@@ -62,7 +67,10 @@ fn values<T: DataElement + Copy>(
     widen: impl Fn(T) -> f64,
 ) -> Result<Vec<f32>, Error> {
     let found = data.len();
-    let truncated = |_| Error::DataTruncated { found, needed: header.data_bytes() };
+    let truncated = |_| Error::DataTruncated {
+        found,
+        needed: header.data_bytes(),
+    };
     let [i, j, k] = header.shape.map(|n| u16::try_from(n).unwrap_or(u16::MAX));
     let stored = InMemNiftiVolume::from_raw_fields(
         [3, i, j, k, 1, 1, 1, 1],

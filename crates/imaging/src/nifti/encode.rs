@@ -103,7 +103,11 @@ fn header_one(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) ->
     h.zeros(24 + 80 + 24); // cal_max to glmin, descrip, aux_file
     h.i16(spatial.qform_code as i16);
     h.i16(spatial.sform_code as i16);
-    let numbers = spatial.quatern.iter().chain(&spatial.qoffset).chain(spatial.srow.iter().flatten());
+    let numbers = spatial
+        .quatern
+        .iter()
+        .chain(&spatial.qoffset)
+        .chain(spatial.srow.iter().flatten());
     for &number in numbers {
         h.f32(number);
     }
@@ -133,7 +137,11 @@ fn header_two(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) ->
     h.zeros(48 + 80 + 24); // cal_max to slice_end, descrip, aux_file
     h.i32(spatial.qform_code);
     h.i32(spatial.sform_code);
-    let numbers = spatial.quatern.iter().chain(&spatial.qoffset).chain(spatial.srow.iter().flatten());
+    let numbers = spatial
+        .quatern
+        .iter()
+        .chain(&spatial.qoffset)
+        .chain(spatial.srow.iter().flatten());
     for &number in numbers {
         h.f64(number);
     }
@@ -172,7 +180,11 @@ impl Bytes {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests index what they made")]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests index what they made"
+)]
 mod tests {
     use glam::{DAffine3, DVec3};
     use proptest::prelude::*;
@@ -232,9 +244,18 @@ mod tests {
         let mut file = encode(&volume, &SpatialFields::of(&grid()), Compression::None);
         let length = file.len();
         let cut = decode(&file[..length - 1], Limits::CLINICAL);
-        assert_eq!(cut, Err(Error::DataTruncated { found: 59, needed: 60 }));
+        assert_eq!(
+            cut,
+            Err(Error::DataTruncated {
+                found: 59,
+                needed: 60
+            })
+        );
         file.resize(length + (2 << 20), 0);
-        assert!(matches!(decode(&file, Limits::CLINICAL), Err(Error::TrailingData { .. })));
+        assert!(matches!(
+            decode(&file, Limits::CLINICAL),
+            Err(Error::TrailingData { .. })
+        ));
     }
 
     #[test]
@@ -243,7 +264,10 @@ mod tests {
         let mut file = encode(&volume, &SpatialFields::of(&grid()), Compression::Gzip);
         let crc = file.len() - 8;
         file[crc] ^= 1;
-        assert!(matches!(decode(&file, Limits::CLINICAL), Err(Error::Gzip { .. })));
+        assert!(matches!(
+            decode(&file, Limits::CLINICAL),
+            Err(Error::Gzip { .. })
+        ));
     }
 
     #[test]

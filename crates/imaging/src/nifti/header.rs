@@ -109,20 +109,22 @@ impl Datatype {
             Datatype::Float32,
             Datatype::Float64,
         ];
-        READ.into_iter().find(|t| i64::from(t.code()) == code).ok_or(Error::Datatype {
-            code,
-            name: match code {
-                0 => "unknown",
-                1 => "one bit a voxel",
-                32 => "complex64",
-                128 => "rgb24",
-                1536 => "float128, whose layout differs between machines",
-                1792 => "complex128",
-                2048 => "complex256",
-                2304 => "rgba32",
-                _ => "not in the standard",
-            },
-        })
+        READ.into_iter()
+            .find(|t| i64::from(t.code()) == code)
+            .ok_or(Error::Datatype {
+                code,
+                name: match code {
+                    0 => "unknown",
+                    1 => "one bit a voxel",
+                    32 => "complex64",
+                    128 => "rgb24",
+                    1536 => "float128, whose layout differs between machines",
+                    1792 => "complex128",
+                    2048 => "complex256",
+                    2304 => "rgba32",
+                    _ => "not in the standard",
+                },
+            })
     }
 }
 
@@ -163,23 +165,35 @@ impl Header {
     #[must_use]
     pub fn data_bytes(&self) -> usize {
         // `parse` bounds the product: at most 2³¹ voxels of 8 bytes.
-        self.shape.iter().product::<usize>().saturating_mul(self.datatype.bytes())
+        self.shape
+            .iter()
+            .product::<usize>()
+            .saturating_mul(self.datatype.bytes())
     }
 
     /// Reads the unpacked first bytes of a file.
     pub(super) fn parse(start: &[u8], limits: Limits) -> Result<Self, Error> {
         let (version, endianness) = recognise(start)?;
-        let fields = Fields { bytes: start, endianness };
+        let fields = Fields {
+            bytes: start,
+            endianness,
+        };
         match version {
             Version::One => {
                 if start.len() < HEADER_1_BYTES {
-                    return Err(Error::HeaderTruncated { found: start.len(), needed: HEADER_1_BYTES });
+                    return Err(Error::HeaderTruncated {
+                        found: start.len(),
+                        needed: HEADER_1_BYTES,
+                    });
                 }
                 Self::check(&Raw::one(&fields), endianness, limits)
             }
             Version::Two => {
                 if start.len() < HEADER_2_BYTES {
-                    return Err(Error::HeaderTruncated { found: start.len(), needed: HEADER_2_BYTES });
+                    return Err(Error::HeaderTruncated {
+                        found: start.len(),
+                        needed: HEADER_2_BYTES,
+                    });
                 }
                 Self::check(&Raw::two(&fields), endianness, limits)
             }
@@ -191,12 +205,20 @@ impl Header {
         let datatype = Datatype::from_code(raw.datatype)?;
         let expected = datatype.bytes().saturating_mul(8);
         if raw.bitpix != expected as i64 {
-            return Err(Error::Bitpix { found: raw.bitpix, expected, datatype: datatype.name() });
+            return Err(Error::Bitpix {
+                found: raw.bitpix,
+                expected,
+                datatype: datatype.name(),
+            });
         }
         let (min, max) = (raw.spatial.version.bytes_with_flag(), MAX_EXTENSION_BYTES);
         // A fraction of a byte or a NaN is not an offset either.
         if !(min as f64..=max as f64).contains(&raw.vox_offset) || raw.vox_offset.fract() != 0.0 {
-            return Err(Error::DataOffset { found: raw.vox_offset, min, max });
+            return Err(Error::DataOffset {
+                found: raw.vox_offset,
+                min,
+                max,
+            });
         }
         let scaled = raw.scl_slope != 0.0 && raw.scl_slope.is_finite() && raw.scl_inter.is_finite();
         Ok(Self {
@@ -222,28 +244,46 @@ fn shape(dim: [i64; 8], limits: Limits) -> Result<[usize; 3], Error> {
         *length = usize::try_from(found)
             .ok()
             .filter(|n| (1..=limits.max_axis).contains(n))
-            .ok_or(Error::AxisLength { axis: axis.saturating_add(1), found, max: limits.max_axis })?;
+            .ok_or(Error::AxisLength {
+                axis: axis.saturating_add(1),
+                found,
+                max: limits.max_axis,
+            })?;
     }
     let further = usize::try_from(axes).unwrap_or(3).saturating_sub(3);
     // Some writers leave the lengths of further axes at 0; that means 1.
-    let volumes = more.iter().take(further).fold(1_i64, |all, &n| all.saturating_mul(n.max(1)));
+    let volumes = more
+        .iter()
+        .take(further)
+        .fold(1_i64, |all, &n| all.saturating_mul(n.max(1)));
     if volumes != 1 {
         return Err(Error::ManyVolumes { found: volumes });
     }
-    let voxels = shape.iter().fold(1_u64, |all, &n| all.saturating_mul(n as u64));
+    let voxels = shape
+        .iter()
+        .fold(1_u64, |all, &n| all.saturating_mul(n as u64));
     if voxels > limits.max_voxels as u64 {
-        return Err(Error::TooManyVoxels { found: voxels, max: limits.max_voxels });
+        return Err(Error::TooManyVoxels {
+            found: voxels,
+            max: limits.max_voxels,
+        });
     }
     Ok(shape)
 }
 
 /// Tells edition and byte order by `sizeof_hdr` and `magic`.
 fn recognise(start: &[u8]) -> Result<(Version, Endianness), Error> {
-    let not_nifti = || Error::NotNifti { first: start.iter().take(8).copied().collect() };
-    let size: [u8; 4] = start
-        .get(..4)
-        .and_then(|b| b.try_into().ok())
-        .ok_or(Error::HeaderTruncated { found: start.len(), needed: HEADER_1_BYTES })?;
+    let not_nifti = || Error::NotNifti {
+        first: start.iter().take(8).copied().collect(),
+    };
+    let size: [u8; 4] =
+        start
+            .get(..4)
+            .and_then(|b| b.try_into().ok())
+            .ok_or(Error::HeaderTruncated {
+                found: start.len(),
+                needed: HEADER_1_BYTES,
+            })?;
     let found = match (i32::from_le_bytes(size), i32::from_be_bytes(size)) {
         (348, _) => (Version::One, Endianness::Little),
         (_, 348) => (Version::One, Endianness::Big),
@@ -259,7 +299,10 @@ fn recognise(start: &[u8]) -> Result<(Version, Endianness), Error> {
         Version::One => start.get(344..348),
         Version::Two => start.get(4..8),
     }
-    .ok_or(Error::HeaderTruncated { found: start.len(), needed })?;
+    .ok_or(Error::HeaderTruncated {
+        found: start.len(),
+        needed,
+    })?;
     match magic {
         b"n+1\0" | b"n+2\0" => Ok(found),
         b"ni1\0" | b"ni2\0" => Err(Error::HeaderOfPair),
@@ -369,7 +412,6 @@ impl Fields<'_> {
     fn f64(&self, offset: usize) -> f64 {
         f64::from_le_bytes(self.array(offset))
     }
-
 }
 
 /// `N` numbers, `step` bytes apart.
@@ -378,7 +420,7 @@ fn every<T, const N: usize>(start: usize, step: usize, read: impl Fn(usize) -> T
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests index what they made")]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made")]
 mod tests {
     use super::*;
     use crate::grid::Grid;
@@ -387,7 +429,11 @@ mod tests {
 
     fn small_file() -> Vec<u8> {
         let grid = Grid::new([2, 3, 4], glam::DAffine3::IDENTITY).unwrap();
-        encode(&Volume::filled(grid, 7_u8), &SpatialFields::of(&grid), Compression::None)
+        encode(
+            &Volume::filled(grid, 7_u8),
+            &SpatialFields::of(&grid),
+            Compression::None,
+        )
     }
 
     fn read(file: &[u8]) -> Result<Header, Error> {
@@ -398,9 +444,22 @@ mod tests {
     fn a_header_that_lies_about_its_size_is_refused() {
         let mut file = small_file();
         file[42..44].copy_from_slice(&(-3_i16).to_le_bytes());
-        assert_eq!(read(&file), Err(Error::AxisLength { axis: 1, found: -3, max: 1024 }));
+        assert_eq!(
+            read(&file),
+            Err(Error::AxisLength {
+                axis: 1,
+                found: -3,
+                max: 1024
+            })
+        );
         file[42..48].copy_from_slice(&[0, 4, 0, 4, 0, 4]);
-        assert_eq!(read(&file), Err(Error::TooManyVoxels { found: 1 << 30, max: 1 << 27 }));
+        assert_eq!(
+            read(&file),
+            Err(Error::TooManyVoxels {
+                found: 1 << 30,
+                max: 1 << 27
+            })
+        );
     }
 
     #[test]
@@ -418,9 +477,22 @@ mod tests {
     fn types_that_hold_no_single_number_are_refused_by_name() {
         let mut file = small_file();
         file[70] = 128;
-        assert_eq!(read(&file), Err(Error::Datatype { code: 128, name: "rgb24" }));
+        assert_eq!(
+            read(&file),
+            Err(Error::Datatype {
+                code: 128,
+                name: "rgb24"
+            })
+        );
         file[70] = 4;
-        assert_eq!(read(&file), Err(Error::Bitpix { found: 8, expected: 16, datatype: "int16" }));
+        assert_eq!(
+            read(&file),
+            Err(Error::Bitpix {
+                found: 8,
+                expected: 16,
+                datatype: "int16"
+            })
+        );
     }
 
     #[test]
@@ -428,7 +500,10 @@ mod tests {
         let mut file = small_file();
         for offset in [0.0_f32, 351.0, 352.5, 1e9, f32::NAN, -1.0] {
             file[108..112].copy_from_slice(&offset.to_le_bytes());
-            assert!(matches!(read(&file), Err(Error::DataOffset { .. })), "{offset}");
+            assert!(
+                matches!(read(&file), Err(Error::DataOffset { .. })),
+                "{offset}"
+            );
         }
     }
 
@@ -437,8 +512,14 @@ mod tests {
         let mut file = small_file();
         file[344..348].copy_from_slice(b"ni1\0");
         assert_eq!(read(&file), Err(Error::HeaderOfPair));
-        assert!(matches!(read(b"PK\x03\x04 a zip file"), Err(Error::NotNifti { .. })));
-        assert!(matches!(read(&small_file()[..200]), Err(Error::HeaderTruncated { .. })));
+        assert!(matches!(
+            read(b"PK\x03\x04 a zip file"),
+            Err(Error::NotNifti { .. })
+        ));
+        assert!(matches!(
+            read(&small_file()[..200]),
+            Err(Error::HeaderTruncated { .. })
+        ));
         assert!(matches!(read(b""), Err(Error::HeaderTruncated { .. })));
     }
 

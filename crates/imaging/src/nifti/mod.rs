@@ -31,7 +31,10 @@ pub struct Limits {
 
 impl Limits {
     /// What fits any clinical brain scan: 1,024 voxels along an axis, 2²⁷ (134 million) in all.
-    pub const CLINICAL: Self = Self { max_axis: 1024, max_voxels: 1 << 27 };
+    pub const CLINICAL: Self = Self {
+        max_axis: 1024,
+        max_voxels: 1 << 27,
+    };
 }
 
 /// Why bytes are not a scan that Dawson reads.

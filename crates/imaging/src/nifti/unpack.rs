@@ -1,5 +1,8 @@
 //! gzip, with a bound on what comes out.
-#![expect(clippy::disallowed_methods, reason = "the one place that unpacks, with its bounds beside it")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that unpacks, with its bounds beside it"
+)]
 use std::io::Read;
 
 use flate2::bufread::MultiGzDecoder;
@@ -18,17 +21,26 @@ pub(super) enum Packing {
 }
 
 pub(super) fn packing(file: &[u8]) -> Packing {
-    if file.starts_with(&[0x1f, 0x8b]) { Packing::Gzip } else { Packing::Plain }
+    if file.starts_with(&[0x1f, 0x8b]) {
+        Packing::Gzip
+    } else {
+        Packing::Plain
+    }
 }
 
 /// The first `wanted` unpacked bytes of a gzip file, or fewer if there are fewer.
 pub(super) fn first_bytes(file: &[u8], wanted: usize) -> Result<Vec<u8>, Error> {
     let mut start = vec![0; wanted];
     // Only the head of the file may be here, so a stream that ends early is no error yet.
-    let found = fill(&mut MultiGzDecoder::new(file), &mut start).or_else(|failed| match failed {
-        Stopped { after, kind: std::io::ErrorKind::UnexpectedEof, .. } => Ok(after),
-        Stopped { reason, .. } => Err(Error::Gzip { reason }),
-    })?;
+    let found =
+        fill(&mut MultiGzDecoder::new(file), &mut start).or_else(|failed| match failed {
+            Stopped {
+                after,
+                kind: std::io::ErrorKind::UnexpectedEof,
+                ..
+            } => Ok(after),
+            Stopped { reason, .. } => Err(Error::Gzip { reason }),
+        })?;
     start.truncate(found);
     Ok(start)
 }
@@ -42,7 +54,9 @@ pub(super) fn header_and_data(file: &[u8], limits: Limits) -> Result<(Header, Ve
 }
 
 fn read_all(mut source: impl Read, limits: Limits) -> Result<(Header, Vec<u8>), Error> {
-    let gzip = |stopped: Stopped| Error::Gzip { reason: stopped.reason };
+    let gzip = |stopped: Stopped| Error::Gzip {
+        reason: stopped.reason,
+    };
     let mut start = vec![0; Version::One.bytes_with_flag()];
     let mut found = fill(&mut source, &mut start).map_err(gzip)?;
     if found == start.len() && is_version_two(&start) {
@@ -54,14 +68,20 @@ fn read_all(mut source: impl Read, limits: Limits) -> Result<(Header, Vec<u8>), 
     start.truncate(found);
     let header = Header::parse(&start, limits)?;
     let extension = header.data_offset.saturating_sub(found);
-    let skipped = std::io::copy(&mut source.by_ref().take(extension as u64), &mut std::io::sink())
-        .map_err(|e| Error::Gzip { reason: e.to_string() })?;
+    let skipped = std::io::copy(
+        &mut source.by_ref().take(extension as u64),
+        &mut std::io::sink(),
+    )
+    .map_err(|e| Error::Gzip {
+        reason: e.to_string(),
+    })?;
     let needed = header.data_bytes();
     if skipped < extension as u64 {
         return Err(Error::DataTruncated { found: 0, needed });
     }
     let mut data = Vec::new();
-    data.try_reserve_exact(needed).map_err(|_| Error::OutOfMemory { bytes: needed })?;
+    data.try_reserve_exact(needed)
+        .map_err(|_| Error::OutOfMemory { bytes: needed })?;
     data.resize(needed, 0);
     let found = fill(&mut source, &mut data).map_err(gzip)?;
     if found < needed {
@@ -69,12 +89,18 @@ fn read_all(mut source: impl Read, limits: Limits) -> Result<(Header, Vec<u8>), 
     }
     // To the end, so that the checksum is seen too.
     let trailing = std::io::copy(
-        &mut source.by_ref().take((MAX_TRAILING_BYTES as u64).saturating_add(1)),
+        &mut source
+            .by_ref()
+            .take((MAX_TRAILING_BYTES as u64).saturating_add(1)),
         &mut std::io::sink(),
     )
-    .map_err(|e| Error::Gzip { reason: e.to_string() })?;
+    .map_err(|e| Error::Gzip {
+        reason: e.to_string(),
+    })?;
     if trailing > MAX_TRAILING_BYTES as u64 {
-        return Err(Error::TrailingData { max: MAX_TRAILING_BYTES });
+        return Err(Error::TrailingData {
+            max: MAX_TRAILING_BYTES,
+        });
     }
     Ok((header, data))
 }
@@ -98,7 +124,13 @@ fn fill(source: &mut impl Read, out: &mut [u8]) -> Result<usize, Stopped> {
             Ok(0) => break,
             Ok(n) => after = after.saturating_add(n),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Stopped { after, kind: e.kind(), reason: e.to_string() }),
+            Err(e) => {
+                return Err(Stopped {
+                    after,
+                    kind: e.kind(),
+                    reason: e.to_string(),
+                });
+            }
         }
     }
     Ok(after)

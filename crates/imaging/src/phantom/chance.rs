@@ -92,13 +92,25 @@ impl Waves {
     pub(super) fn new(chance: Chance, n: u64, wavelength_mm: f32, spread: f32) -> Self {
         let wave = |i| {
             let draw = chance.of(i);
-            let k = std::f32::consts::TAU / (wavelength_mm * draw.of(1).between(1.0 - spread, 1.0 + spread));
-            (draw.of(2).direction() * k, draw.of(3).between(0.0, std::f32::consts::TAU))
+            let k = std::f32::consts::TAU
+                / (wavelength_mm * draw.of(1).between(1.0 - spread, 1.0 + spread));
+            (
+                draw.of(2).direction() * k,
+                draw.of(3).between(0.0, std::f32::consts::TAU),
+            )
         };
-        Self { waves: (0..n).map(wave).collect(), amplitude: (2.0 / n as f32).sqrt() }
+        Self {
+            waves: (0..n).map(wave).collect(),
+            amplitude: (2.0 / n as f32).sqrt(),
+        }
     }
 
     pub(super) fn at(&self, p: Vec3) -> f32 {
-        self.amplitude * self.waves.iter().map(|(k, phase)| (k.dot(p) + phase).cos()).sum::<f32>()
+        self.amplitude
+            * self
+                .waves
+                .iter()
+                .map(|(k, phase)| (k.dot(p) + phase).cos())
+                .sum::<f32>()
     }
 }

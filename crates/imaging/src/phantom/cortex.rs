@@ -63,11 +63,20 @@ pub(super) struct Fold {
 impl Fold {
     fn to_array(self) -> [f32; 7] {
         let [a, b] = self.wander;
-        [self.hull, self.main, self.small, self.reach, a, b, self.slow]
+        [
+            self.hull, self.main, self.small, self.reach, a, b, self.slow,
+        ]
     }
 
     fn from_array([hull, main, small, reach, a, b, slow]: [f32; 7]) -> Self {
-        Self { hull, main, small, reach, wander: [a, b], slow }
+        Self {
+            hull,
+            main,
+            small,
+            reach,
+            wander: [a, b],
+            slow,
+        }
     }
 }
 
@@ -85,18 +94,24 @@ impl Cortex {
             main: Waves::new(chance.of(1), 36, MAIN_MM, 0.16),
             small: Waves::new(chance.of(2), 30, SMALL_MM, 0.2),
             reach: Waves::new(chance.of(3), 16, 30.0, 0.3),
-            wander: [Waves::new(chance.of(4), 14, 30.0, 0.3), Waves::new(chance.of(5), 14, 30.0, 0.3)],
+            wander: [
+                Waves::new(chance.of(4), 14, 30.0, 0.3),
+                Waves::new(chance.of(5), 14, 30.0, 0.3),
+            ],
             slow: Waves::new(chance.of(6), 12, 45.0, 0.4),
         };
         let mut lattice = vec![[0.0; 7]; POINTS.element_product() as usize];
         let plane = (POINTS.x * POINTS.y) as usize;
-        lattice.par_chunks_mut(plane).enumerate().for_each(|(k, nodes)| {
-            for (n, node) in nodes.iter_mut().enumerate() {
-                let index = UVec3::new(n as u32 % POINTS.x, n as u32 / POINTS.x, k as u32);
-                let p = CORNER + STEP_MM * index.as_vec3();
-                *node = fields.at(p, hull).to_array();
-            }
-        });
+        lattice
+            .par_chunks_mut(plane)
+            .enumerate()
+            .for_each(|(k, nodes)| {
+                for (n, node) in nodes.iter_mut().enumerate() {
+                    let index = UVec3::new(n as u32 % POINTS.x, n as u32 / POINTS.x, k as u32);
+                    let p = CORNER + STEP_MM * index.as_vec3();
+                    *node = fields.at(p, hull).to_array();
+                }
+            });
         // Distances need the gradient of the folded field, which needs its neighbours.
         let rms = |wavelength: f32| std::f32::consts::TAU / wavelength;
         let main = distances(&lattice, 1, 0.22 * rms(MAIN_MM));
@@ -144,7 +159,10 @@ impl Fields {
     /// The fields at one lattice point; `main` and `small` still as values, not distances.
     fn at(&self, p: Vec3, hull: impl Fn(Vec3) -> f32) -> Fold {
         let depth = hull(p);
-        let mut fold = Fold { hull: depth, ..Fold::default() };
+        let mut fold = Fold {
+            hull: depth,
+            ..Fold::default()
+        };
         if !(-8.0..45.0).contains(&depth) {
             return fold;
         }
@@ -154,7 +172,11 @@ impl Fields {
         let inwards = Vec3::new(slope(Vec3::X), slope(Vec3::Y), slope(Vec3::Z)).normalize_or_zero();
         let here = surface(p);
         let start = p - inwards * (0.8 * here.clamp(-8.0, 24.0));
-        let start = if p.x < 0.0 { start } else { start + OTHER_HEMISPHERE };
+        let start = if p.x < 0.0 {
+            start
+        } else {
+            start + OTHER_HEMISPHERE
+        };
         fold.main = self.main.at(start);
         fold.small = self.small.at(start);
         fold.reach = (15.0 + 5.0 * self.reach.at(start)).clamp(5.0, 24.0);

@@ -6,7 +6,7 @@
 //! [`Tissue::hosts_lesions`](super::Tissue) says so. Shares and sizes were chosen to look like.
 use glam::{IVec3, Mat3, Vec3};
 
-use super::anatomy::{Anatomy, Paint, Surroundings};
+use super::anatomy::{Anatomy, Depths, Paint, Surroundings};
 use super::chance::Chance;
 use super::signal::{LESION, Signals};
 
@@ -16,8 +16,8 @@ const COUNTING_MM: f32 = 1.0;
 /// Longest and shortest half-axis of a lesion, mm.
 const RADIUS_MM: [f32; 2] = [1.6, 10.0];
 
-/// The box, RAS+ mm, that places are drawn from.
-const BOX_MM: [Vec3; 2] = [Vec3::new(-66.0, -100.0, -52.0), Vec3::new(66.0, 62.0, 70.0)];
+/// The box, RAS+ mm, that places are drawn from; lesions are rare at the frontal pole.
+const BOX_MM: [Vec3; 2] = [Vec3::new(-66.0, -100.0, -52.0), Vec3::new(66.0, 52.0, 70.0)];
 
 /// Tries to find a place before a lesion is given up, and lesions tried before the load is.
 const TRIES: u64 = 4000;
@@ -64,7 +64,10 @@ impl Lesion {
 
     fn scaled(&self, factor: f32) -> Self {
         let [least, most] = RADIUS_MM.map(Vec3::splat);
-        Self { radii: (self.radii * factor).clamp(least * 0.8, most), ..self.clone() }
+        Self {
+            radii: (self.radii * factor).clamp(least * 0.8, most),
+            ..self.clone()
+        }
     }
 }
 
@@ -106,7 +109,12 @@ impl Lesions {
     /// Lets one or two of the larger lesions enhance.
     fn activate(&mut self, chance: Chance) {
         let mut by_size: Vec<usize> = (0..self.0.len()).collect();
-        by_size.sort_by(|&a, &b| self.0[b].radii.element_product().total_cmp(&self.0[a].radii.element_product()));
+        by_size.sort_by(|&a, &b| {
+            self.0[b]
+                .radii
+                .element_product()
+                .total_cmp(&self.0[a].radii.element_product())
+        });
         let active = if chance.of(1).unit() < 0.5 { 1 } else { 2 };
         // Not the largest: those are old.
         for &n in by_size.iter().skip(by_size.len() / 4).take(active) {
@@ -136,7 +144,9 @@ impl Lesions {
     }
 
     fn covers(&self, world: Vec3) -> bool {
-        self.0.iter().any(|lesion| lesion.depth(world).is_some_and(|depth| depth >= 0.0))
+        self.0
+            .iter()
+            .any(|lesion| lesion.depth(world).is_some_and(|depth| depth >= 0.0))
     }
 
     /// Paints the lesions over `paint`; returns how much of the point is lesion.
@@ -147,7 +157,9 @@ impl Lesions {
         let mut truth = 0.0_f32;
         let mut strongest: Option<(f32, Signals)> = None;
         for lesion in &self.0 {
-            let Some(depth) = lesion.depth(world) else { continue };
+            let Some(depth) = lesion.depth(world) else {
+                continue;
+            };
             // The border is softer than a voxel: inflammation fades out.
             let share = (0.5 + depth / (softness_mm + 0.9)).clamp(0.0, 1.0);
             let halo = 0.16 * (depth.min(0.0) / 2.0).exp();
@@ -157,11 +169,17 @@ impl Lesions {
                 strongest = Some((share, lesion.signals(depth, world)));
             }
         }
-        let Some((share, signals)) = strongest else { return 0.0 };
+        let Some((share, signals)) = strongest else {
+            return 0.0;
+        };
         for (signal, lesion) in paint.signals.iter_mut().zip(signals) {
             *signal += share * paint.host * (lesion - *signal);
         }
-        if truth >= 0.5 && paint.host >= 0.5 { truth.min(paint.host) } else { 0.0 }
+        if truth >= 0.5 && paint.host >= 0.5 {
+            truth.min(paint.host)
+        } else {
+            0.0
+        }
     }
 }
 
@@ -175,7 +193,11 @@ impl Lesion {
         let black = self.black * (0.6 + 0.8 * core);
         signals[1] = 1.0 + (LESION[1] - 1.0) * black;
         // Small active lesions enhance as a whole, larger ones as a ring.
-        let ring = if self.radii.min_element() < 3.5 { 1.0 } else { 1.0 - 0.8 * core };
+        let ring = if self.radii.min_element() < 3.5 {
+            1.0
+        } else {
+            1.0 - 0.8 * core
+        };
         signals[4] = 1.0 + (LESION[4] - 1.0) * black + self.enhancement * ring;
         signals
     }
@@ -196,16 +218,22 @@ fn place(chance: Chance, anatomy: &Anatomy, load_ml: f64, others: &Lesions) -> O
         Zone::Periventricular => chance.of(3).between(1.5, 2.3),
         _ => chance.of(3).between(1.0, 1.5),
     };
-    let radius = size * if zone == Zone::Infratentorial { 2.4 } else { 3.4 };
+    let radius = size
+        * if zone == Zone::Infratentorial {
+            2.4
+        } else {
+            3.4
+        };
     let [least, most] = RADIUS_MM;
     let flat = chance.of(4).between(0.8, 1.0);
-    let radii = Vec3::new(radius * stretch, radius, radius * flat).clamp(Vec3::splat(least), Vec3::splat(most));
+    let radii = Vec3::new(radius * stretch, radius, radius * flat)
+        .clamp(Vec3::splat(least), Vec3::splat(most));
     let at = |world| anatomy.at(world, COUNTING_MM, Surroundings::Left);
     for n in 0..TRIES {
         let draw = chance.of(100 + n);
         let seat = draw.point(BOX_MM[0], BOX_MM[1]);
         let Some(paint) = at(seat) else { continue };
-        if paint.host < 0.9 || !suits(zone, &paint, radii.y) {
+        if paint.host < 0.9 || !suits(zone, paint.depths, radii.y) {
             continue;
         }
         let long = match zone {
@@ -216,7 +244,8 @@ fn place(chance: Chance, anatomy: &Anatomy, load_ml: f64, others: &Lesions) -> O
             Zone::Periventricular => seat + long * (0.75 * radii.x),
             _ => seat,
         };
-        let apart = |other: &Lesion| centre.distance(other.centre) > 0.8 * (radii.y + other.radii.y) + 2.0;
+        let apart =
+            |other: &Lesion| centre.distance(other.centre) > 0.8 * (radii.y + other.radii.y) + 2.0;
         if !others.0.iter().all(apart) || at(centre).is_none_or(|paint| paint.host < 0.9) {
             continue;
         }
@@ -227,7 +256,7 @@ fn place(chance: Chance, anatomy: &Anatomy, load_ml: f64, others: &Lesions) -> O
             axes: Mat3::from_cols(long, across, long.cross(across)).transpose(),
             radii,
             ragged: chance.of(6),
-            gain: draw.of(1).between(0.85, 1.15) * if radii.y < 2.2 { 0.9 } else { 1.0 },
+            gain: draw.of(1).between(0.9, 1.15),
             black: draw.of(2).between(0.4, 1.2),
             enhancement: 0.0,
         });
@@ -235,22 +264,30 @@ fn place(chance: Chance, anatomy: &Anatomy, load_ml: f64, others: &Lesions) -> O
     None
 }
 
-fn suits(zone: Zone, paint: &Paint, radius: f32) -> bool {
-    let supratentorial = paint.infratentorial < -6.0;
+fn suits(zone: Zone, depths: Depths, radius: f32) -> bool {
+    let supratentorial = depths.infratentorial < -6.0;
     match zone {
-        Zone::Periventricular => supratentorial && (-2.2..-0.3).contains(&paint.ventricle),
+        Zone::Periventricular => supratentorial && (-2.2..-0.3).contains(&depths.ventricle),
         Zone::Juxtacortical => {
-            supratentorial && (3.2..4.0 + 0.5 * radius).contains(&paint.pial) && paint.ventricle < -9.0
+            supratentorial
+                && (3.2..4.0 + 0.5 * radius).contains(&depths.pial)
+                && depths.ventricle < -9.0
         }
-        Zone::Deep => supratentorial && paint.pial > 4.5 + 0.7 * radius && (-19.0..-5.0 - radius).contains(&paint.ventricle),
-        Zone::Infratentorial => paint.infratentorial > 2.5,
+        Zone::Deep => {
+            supratentorial
+                && depths.pial > 4.5 + 0.7 * radius
+                && (-19.0..-5.0 - radius).contains(&depths.ventricle)
+        }
+        Zone::Infratentorial => depths.infratentorial > 2.5,
     }
 }
 
 /// The direction in which the ventricle recedes; `None` where there is no telling.
 fn away_from_ventricle(anatomy: &Anatomy, world: Vec3) -> Option<Vec3> {
     let depth = |step: Vec3| {
-        anatomy.at(world + step, COUNTING_MM, Surroundings::Left).map(|paint| paint.ventricle)
+        anatomy
+            .at(world + step, COUNTING_MM, Surroundings::Left)
+            .map(|paint| paint.depths.ventricle)
     };
     let slope = |axis: Vec3| Some(depth(-axis)? - depth(axis)?);
     Vec3::new(slope(Vec3::X)?, slope(Vec3::Y)?, slope(Vec3::Z)?).try_normalize()

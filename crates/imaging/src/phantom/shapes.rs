@@ -13,7 +13,11 @@ impl Ellipsoid {
     /// `[x, y, z]` of the centre, the three radii in mm, pitch and yaw in radians.
     pub(super) fn new([x, y, z, a, b, c, pitch, yaw]: [f32; 8]) -> Self {
         let turn = Mat3::from_rotation_x(-pitch) * Mat3::from_rotation_z(-yaw);
-        Self { centre: Vec3::new(x, y, z), turn, inverse_radii: Vec3::new(a, b, c).recip() }
+        Self {
+            centre: Vec3::new(x, y, z),
+            turn,
+            inverse_radii: Vec3::new(a, b, c).recip(),
+        }
     }
 
     /// First-order depth: exact at the surface, good near it (Quilez, "ellipsoid SDF").
@@ -38,11 +42,19 @@ const FAR: f32 = -20.0;
 impl Tube {
     /// `[x, y, z, radius]` of each knot, mm; radii are multiplied by `factor`.
     pub(super) fn new(knots: &[[f32; 4]], factor: f32) -> Self {
-        let knots: Vec<_> =
-            knots.iter().map(|&[x, y, z, r]| (Vec3::new(x, y, z), r * factor)).collect();
+        let knots: Vec<_> = knots
+            .iter()
+            .map(|&[x, y, z, r]| (Vec3::new(x, y, z), r * factor))
+            .collect();
         let margin = Vec3::splat(12.0);
-        let low = knots.iter().fold(Vec3::INFINITY, |low, k| low.min(k.0 - k.1)) - margin;
-        let high = knots.iter().fold(Vec3::NEG_INFINITY, |high, k| high.max(k.0 + k.1)) + margin;
+        let low = knots
+            .iter()
+            .fold(Vec3::INFINITY, |low, k| low.min(k.0 - k.1))
+            - margin;
+        let high = knots
+            .iter()
+            .fold(Vec3::NEG_INFINITY, |high, k| high.max(k.0 + k.1))
+            + margin;
         Self { knots, low, high }
     }
 
@@ -73,7 +85,11 @@ pub(super) fn common(a: f32, b: f32, k: f32) -> f32 {
 
 /// The union of many solids.
 pub(super) fn union_of(solids: &[Ellipsoid], p: Vec3, k: f32) -> f32 {
-    solids.iter().map(|s| s.depth(p)).reduce(|a, b| union(a, b, k)).unwrap_or(FAR)
+    solids
+        .iter()
+        .map(|s| s.depth(p))
+        .reduce(|a, b| union(a, b, k))
+        .unwrap_or(FAR)
 }
 
 /// How much of a small ball at `depth` lies inside; `softness` is its diameter in mm.

@@ -98,7 +98,10 @@ impl Tissue {
 
     /// Whether lesions may lie in it.
     pub(super) fn hosts_lesions(self) -> bool {
-        matches!(self, Self::WhiteMatter | Self::Brainstem | Self::CerebellarWhite)
+        matches!(
+            self,
+            Self::WhiteMatter | Self::Brainstem | Self::CerebellarWhite
+        )
     }
 
     /// Signals in the order of [`Contrast::ALL`]: FLAIR, T1w, T2w, `PDw`, T1gd.
@@ -113,15 +116,15 @@ impl Tissue {
             Self::Dura => [0.45, 0.50, 0.40, 0.55, 1.30],
             Self::Csf => [0.25, 0.30, 3.00, 1.00, 0.30],
             Self::Ventricle => [0.20, 0.27, 3.30, 1.03, 0.27],
-            Self::Cortex => [1.20, 0.78, 1.36, 1.18, 0.80],
+            Self::Cortex => [1.185, 0.78, 1.36, 1.18, 0.80],
             Self::WhiteMatter => [1.00, 1.00, 1.00, 1.00, 1.00],
             Self::Caudate => [1.09, 0.81, 1.26, 1.13, 0.83],
             Self::Putamen => [1.00, 0.85, 1.15, 1.09, 0.87],
             Self::Pallidum => [0.88, 0.94, 0.84, 0.95, 0.95],
             Self::Thalamus => [1.04, 0.88, 1.17, 1.09, 0.90],
-            Self::Hippocampus => [1.28, 0.77, 1.45, 1.19, 0.79],
+            Self::Hippocampus => [1.24, 0.77, 1.45, 1.19, 0.79],
             Self::Brainstem => [1.05, 0.94, 1.10, 1.03, 0.95],
-            Self::CerebellarCortex => [1.13, 0.79, 1.36, 1.17, 0.82],
+            Self::CerebellarCortex => [1.12, 0.79, 1.36, 1.17, 0.82],
             Self::CerebellarWhite => [1.00, 0.98, 1.04, 1.01, 0.98],
             Self::ChoroidPlexus => [1.05, 0.72, 2.00, 1.15, 1.90],
             Self::Vessel => [0.30, 0.55, 0.55, 0.60, 2.20],
@@ -142,7 +145,7 @@ const WHITE_MATTER: Signals = [310.0, 520.0, 240.0, 610.0, 540.0];
 const NOISE: Signals = [0.042, 0.025, 0.055, 0.025, 0.028];
 
 /// A full-blown lesion, relative to white matter; enhancement comes on top.
-pub(super) const LESION: Signals = [1.50, 0.66, 2.25, 1.36, 0.68];
+pub(super) const LESION: Signals = [1.48, 0.66, 2.25, 1.36, 0.68];
 
 /// Signals of the tissues of one head: the table with a jitter of a few per cent.
 #[derive(Debug, Clone)]

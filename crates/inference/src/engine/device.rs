@@ -51,7 +51,9 @@ impl fmt::Display for Device {
 
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{found}' is no device, must be auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N")]
+#[error(
+    "'{found}' is no device, must be auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N"
+)]
 pub struct UnknownDevice {
     found: String,
 }
@@ -60,7 +62,9 @@ impl FromStr for Device {
     type Err = UnknownDevice;
 
     fn from_str(text: &str) -> Result<Self, UnknownDevice> {
-        let unknown = || UnknownDevice { found: text.to_owned() };
+        let unknown = || UnknownDevice {
+            found: text.to_owned(),
+        };
         let (kind, number) = match text.split_once(':') {
             Some((kind, number)) => (kind, Some(number.parse::<u32>().map_err(|_| unknown())?)),
             None => (text, None),
@@ -88,7 +92,11 @@ impl FromStr for DeviceChoice {
     type Err = UnknownDevice;
 
     fn from_str(text: &str) -> Result<Self, UnknownDevice> {
-        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Named) }
+        if text == "auto" {
+            Ok(Self::Auto)
+        } else {
+            text.parse().map(Self::Named)
+        }
     }
 }
 
@@ -136,7 +144,13 @@ mod tests {
 
     #[test]
     fn devices_are_read_back_as_they_are_written() {
-        for device in [Device::Cpu, Device::OpenVino, Device::Cuda(0), Device::Cuda(3), Device::TensorRt(1)] {
+        for device in [
+            Device::Cpu,
+            Device::OpenVino,
+            Device::Cuda(0),
+            Device::Cuda(3),
+            Device::TensorRt(1),
+        ] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
         assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));

@@ -14,7 +14,6 @@ mod worker;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 pub use device::{Device, DeviceChoice, Precision};
 pub use providers::{Availability, availability};
@@ -46,7 +45,10 @@ pub struct EngineConfig {
 #[non_exhaustive]
 pub enum Error {
     /// No library anywhere.
-    #[error("ONNX Runtime was not found (looked in {}): run `make setup`, or name the library by --runtime-library", list(searched))]
+    #[error(
+        "ONNX Runtime was not found (looked in {}): run `make setup`, or name the library by --runtime-library",
+        list(searched)
+    )]
     LibraryNotFound {
         /// Folders that were looked at.
         searched: Vec<PathBuf>,
@@ -66,7 +68,10 @@ pub enum Error {
         reason: String,
     },
     /// A precision that the device does not have.
-    #[error("device {device} does not compute in {precision}; it has {}", list(available))]
+    #[error(
+        "device {device} does not compute in {precision}; it has {}",
+        list(available)
+    )]
     PrecisionUnavailable {
         /// The device.
         device: Device,
@@ -120,8 +125,29 @@ pub enum Error {
 }
 
 fn list<T: std::fmt::Debug>(items: &[T]) -> String {
-    items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .map(|i| format!("{i:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
-/// A model ready for sessions: what [`crate::models`] verified.
-pub(crate) type SharedModel = Arc<crate::models::Model>;
+/// A network as the engine needs it.
+pub struct Network {
+    /// What it is called in errors: `name@version`.
+    pub id: String,
+    /// The ONNX file.
+    pub onnx: Vec<u8>,
+    /// SHA-256 of `onnx`: two networks with the same one share sessions.
+    pub sha256: String,
+    /// Channels of its input.
+    pub channels: usize,
+    /// The name of its output.
+    pub output: String,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Network({}, {} bytes)", self.id, self.onnx.len())
+    }
+}

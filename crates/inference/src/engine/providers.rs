@@ -3,7 +3,9 @@
 //! The options follow measurements: OpenVINO with static shapes, its precision said explicitly and
 //! without pinning; the CPU provider without memory patterns (half the memory, the same time); CUDA
 //! without TF32, so that f32 means f32.
-use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch};
+use ort::ep::{
+    self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch,
+};
 
 use super::device::{Device, Precision};
 use super::runtime::Runtime;
@@ -32,9 +34,15 @@ pub fn availability(_loaded: &Runtime, device: Device) -> Availability {
     match built {
         Ok(true) => Availability::Built,
         Ok(false) => Availability::Missing {
-            reason: format!("this ONNX Runtime was built without {}: {}", device.kind(), fix(device)),
+            reason: format!(
+                "this ONNX Runtime was built without {}: {}",
+                device.kind(),
+                fix(device)
+            ),
         },
-        Err(e) => Availability::Missing { reason: e.message().to_owned() },
+        Err(e) => Availability::Missing {
+            reason: e.message().to_owned(),
+        },
     }
 }
 
@@ -59,7 +67,11 @@ fn fix(device: Device) -> &'static str {
 }
 
 /// The provider of a device with its options; fails rather than fall back.
-pub(super) fn provider(device: Device, precision: Precision, threads: usize) -> ExecutionProviderDispatch {
+pub(super) fn provider(
+    device: Device,
+    precision: Precision,
+    threads: usize,
+) -> ExecutionProviderDispatch {
     match device {
         Device::Cpu => ep::CPU::default().with_arena_allocator(true).build(),
         Device::OpenVino => ep::OpenVINO::default()

@@ -8,7 +8,11 @@ use ort::logging::LogLevel;
 use super::Error;
 
 /// Folders beside the program and above it in which the library may lie.
-const PLACES: [&str; 3] = ["runtime/onnxruntime", "lib/dawson/onnxruntime", "onnxruntime"];
+const PLACES: [&str; 3] = [
+    "runtime/onnxruntime",
+    "lib/dawson/onnxruntime",
+    "onnxruntime",
+];
 /// How far above the program is looked: `target/debug/deps/` lies four below the checkout.
 const LEVELS: usize = 4;
 
@@ -49,23 +53,35 @@ impl Runtime {
             .map_err(|e| unusable(e.to_string()))?
             .with_name("dawson")
             .with_telemetry(false)
-            .with_logger(Arc::new(move |level, _, _, _, message| hear(&heard, level, message)))
+            .with_logger(Arc::new(move |level, _, _, _, message| {
+                hear(&heard, level, message);
+            }))
             .build()
             .map_err(|e| unusable(e.message().to_owned()))?;
-        Ok(Self { environment, library, last_error })
+        Ok(Self {
+            environment,
+            library,
+            last_error,
+        })
     }
 
     /// The last error that the library logged since it was last asked: it names a missing file
     /// where the returned error only says that a provider did not load.
     pub(super) fn take_last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// The version of the loaded library, such as `1.24.1`.
     #[must_use]
     pub fn version(&self) -> String {
         // The build's description has no version; the file's name or its git tag does.
-        let name = self.library.file_name().map(|n| n.to_string_lossy().into_owned());
+        let name = self
+            .library
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned());
         let digits = name.and_then(|n| {
             let from = n.find(|c: char| c.is_ascii_digit())?;
             Some(n[from..].trim_end_matches(".dylib").to_owned())
@@ -112,9 +128,13 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let on_a_mac = path.extension().is_some_and(|e| e == "dylib");
-            name.starts_with("libonnxruntime.so") || (name.starts_with("libonnxruntime.") && on_a_mac)
+            name.starts_with("libonnxruntime.so")
+                || (name.starts_with("libonnxruntime.") && on_a_mac)
         })
         .collect();
     found.sort();

@@ -9,7 +9,7 @@ use ort::value::Tensor;
 use super::device::{Device, Precision};
 use super::providers;
 use super::runtime::Runtime;
-use super::{Error, SharedModel};
+use super::{Error, Network};
 
 /// A caller's word that a study is no longer wanted.
 ///
@@ -53,7 +53,7 @@ impl Cancel {
 /// What a session is opened for.
 #[derive(Debug, Clone)]
 pub(super) struct SessionKey {
-    pub(super) model: SharedModel,
+    pub(super) network: Arc<Network>,
     /// `[i, j, k]`
     pub(super) shape: [usize; 3],
     pub(super) batch: usize,
@@ -62,7 +62,7 @@ pub(super) struct SessionKey {
 
 impl PartialEq for SessionKey {
     fn eq(&self, other: &Self) -> bool {
-        self.model.sha256 == other.model.sha256
+        self.network.sha256 == other.network.sha256
             && self.shape == other.shape
             && self.batch == other.batch
             && self.precision == other.precision
@@ -84,7 +84,12 @@ pub(super) struct OpenSession {
 }
 
 impl OpenSession {
-    pub(super) fn open(runtime: &Runtime, device: Device, key: SessionKey, threads: usize) -> Result<Self, Error> {
+    pub(super) fn open(
+        runtime: &Runtime,
+        device: Device,
+        key: SessionKey,
+        threads: usize,
+    ) -> Result<Self, Error> {
         if !device.precisions().contains(&key.precision) {
             return Err(Error::PrecisionUnavailable {
                 device,
@@ -95,7 +100,11 @@ impl OpenSession {
         runtime.take_last_error();
         let session = build(runtime, device, &key, threads)
             .map_err(|e| failed_to_open(runtime, device, &key, &e))?;
-        Ok(Self { session, key, device })
+        Ok(Self {
+            session,
+            key,
+            device,
+        })
     }
 
     pub(super) fn key(&self) -> &SessionKey {
@@ -109,8 +118,9 @@ impl OpenSession {
         let device = self.device;
         let failed = |e: &ort::Error| classify(device, self.key.shape, e.message());
         let [i, j, k] = self.key.shape;
-        let channels = self.key.model.manifest.input.contrasts.len();
-        let tensor = Tensor::from_array(([self.key.batch, channels, k, j, i], images)).map_err(|e| failed(&e))?;
+        let channels = self.key.network.channels;
+        let tensor = Tensor::from_array(([self.key.batch, channels, k, j, i], images))
+            .map_err(|e| failed(&e))?;
         // Fresh options for each run: once terminated, they would end the next run too.
         let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
         if let Some(cancel) = cancel {
@@ -118,11 +128,16 @@ impl OpenSession {
         }
         let started = Instant::now();
         let expected = self.key.batch * i * j * k;
-        let outcome = match self.session.run_with_options(ort::inputs![tensor], &*options) {
+        let outcome = match self
+            .session
+            .run_with_options(ort::inputs![tensor], &*options)
+        {
             Ok(outputs) => {
                 let took = started.elapsed();
-                probabilities(&outputs, &self.key.model, expected)
-                    .map(|probabilities| Run { probabilities, took })
+                probabilities(&outputs, &self.key.network, expected).map(|probabilities| Run {
+                    probabilities,
+                    took,
+                })
             }
             Err(_) if cancel.is_some_and(Cancel::is_cancelled) => Err(Error::Cancelled),
             Err(e) => Err(classify(device, self.key.shape, e.message())),
@@ -134,7 +149,12 @@ impl OpenSession {
     }
 }
 
-fn build(runtime: &Runtime, device: Device, key: &SessionKey, threads: usize) -> ort::Result<Session> {
+fn build(
+    runtime: &Runtime,
+    device: Device,
+    key: &SessionKey,
+    threads: usize,
+) -> ort::Result<Session> {
     let [i, j, k] = key.shape.map(|n| n as i64);
     let mut builder = Session::builder(&runtime.environment)?
         .with_intra_threads(threads)?
@@ -148,7 +168,7 @@ fn build(runtime: &Runtime, device: Device, key: &SessionKey, threads: usize) ->
     if device != Device::Cpu {
         builder = builder.with_disable_cpu_fallback()?;
     }
-    builder.commit_from_memory(&key.model.onnx)
+    builder.commit_from_memory(&key.network.onnx)
 }
 
 fn failed_to_open(runtime: &Runtime, device: Device, key: &SessionKey, e: &ort::Error) -> Error {
@@ -159,13 +179,20 @@ fn failed_to_open(runtime: &Runtime, device: Device, key: &SessionKey, e: &ort::
         reason = format!("{reason} ({detail})");
     }
     if is_out_of_memory(&reason) {
-        return Error::OutOfMemory { device, shape: key.shape };
+        return Error::OutOfMemory {
+            device,
+            shape: key.shape,
+        };
     }
     let about_the_device = device != Device::Cpu && reason.to_lowercase().contains("provider");
     if about_the_device {
         Error::DeviceUnavailable { device, reason }
     } else {
-        Error::ModelUnusable { model: key.model.id(), device, reason }
+        Error::ModelUnusable {
+            model: key.network.id.clone(),
+            device,
+            reason,
+        }
     }
 }
 
@@ -173,7 +200,10 @@ fn classify(device: Device, shape: [usize; 3], reason: &str) -> Error {
     if is_out_of_memory(reason) {
         Error::OutOfMemory { device, shape }
     } else {
-        Error::DeviceFailed { device, reason: reason.to_owned() }
+        Error::DeviceFailed {
+            device,
+            reason: reason.to_owned(),
+        }
     }
 }
 
@@ -193,12 +223,18 @@ fn is_out_of_memory(reason: &str) -> bool {
 
 fn probabilities(
     outputs: &ort::session::SessionOutputs<'_>,
-    model: &SharedModel,
+    network: &Network,
     expected: usize,
 ) -> Result<Vec<f32>, Error> {
-    let wrong = |found: String| Error::NotProbabilities { model: model.id(), found, expected };
-    let name = model.manifest.output.name.as_str();
-    let output = outputs.get(name).ok_or_else(|| wrong(format!("no output named {name}")))?;
+    let wrong = |found: String| Error::NotProbabilities {
+        model: network.id.clone(),
+        found,
+        expected,
+    };
+    let name = network.output.as_str();
+    let output = outputs
+        .get(name)
+        .ok_or_else(|| wrong(format!("no output named {name}")))?;
     let (_, values) = output
         .try_extract_tensor::<f32>()
         .map_err(|e| wrong(format!("no tensor of 32-bit floats: {}", e.message())))?;
@@ -219,14 +255,24 @@ mod tests {
     #[test]
     fn running_out_of_memory_is_told_from_other_failures() {
         let cases = [
-            ("bfc_arena.cc: Failed to allocate memory for requested buffer of size 9", true),
+            (
+                "bfc_arena.cc: Failed to allocate memory for requested buffer of size 9",
+                true,
+            ),
             ("CUDA failure 2: out of memory ; GPU=0", true),
             ("std::bad_alloc", true),
-            ("CUDA failure 700: an illegal memory access was encountered", false),
+            (
+                "CUDA failure 700: an illegal memory access was encountered",
+                false,
+            ),
         ];
         for (reason, memory) in cases {
             let found = classify(Device::Cuda(0), [64, 64, 64], reason);
-            assert_eq!(matches!(found, Error::OutOfMemory { .. }), memory, "{reason}");
+            assert_eq!(
+                matches!(found, Error::OutOfMemory { .. }),
+                memory,
+                "{reason}"
+            );
         }
     }
 }

@@ -10,13 +10,13 @@ use super::device::{Device, DeviceChoice, Precision};
 use super::providers::{Availability, availability};
 use super::runtime::Runtime;
 use super::session::{Cancel, OpenSession, Run, SessionKey};
-use super::{EngineConfig, Error, SharedModel};
+use super::{EngineConfig, Error, Network};
 
 /// One patch to be computed.
 #[derive(Debug)]
 pub struct Patch {
     /// The network.
-    pub model: SharedModel,
+    pub network: Arc<Network>,
     /// Voxels, `[i, j, k]`.
     pub shape: [usize; 3],
     /// The numbers to compute in.
@@ -64,7 +64,10 @@ pub struct EngineInfo {
 
 enum Order {
     Compute(Patch),
-    Open { key: SessionKey, done: Sender<Result<(), Error>> },
+    Open {
+        key: SessionKey,
+        done: Sender<Result<(), Error>>,
+    },
 }
 
 /// The sessions of one device, behind a bounded channel.
@@ -95,7 +98,9 @@ impl Engine {
         let (orders, inbox) = bounded(config.queue.get());
         let worker = Worker {
             runtime,
-            devices: std::iter::once(device).chain(config.failover.iter().copied()).collect(),
+            devices: std::iter::once(device)
+                .chain(config.failover.iter().copied())
+                .collect(),
             threads,
             batch: config.batch.get(),
             max_sessions: config.max_sessions.get(),
@@ -104,8 +109,15 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name(format!("engine-{}", device.kind()))
             .spawn(move || worker.work(&inbox))
-            .map_err(|e| Error::DeviceUnavailable { device, reason: format!("no thread for it: {e}") })?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), info })
+            .map_err(|e| Error::DeviceUnavailable {
+                device,
+                reason: format!("no thread for it: {e}"),
+            })?;
+        Ok(Self {
+            orders: Some(orders),
+            thread: Some(thread),
+            info,
+        })
     }
 
     /// What it runs on.
@@ -127,9 +139,19 @@ impl Engine {
     /// # Errors
     /// What opening can cause: [`Error::DeviceUnavailable`], [`Error::PrecisionUnavailable`],
     /// [`Error::ModelUnusable`], [`Error::OutOfMemory`].
-    pub fn open(&self, model: &SharedModel, shape: [usize; 3], precision: Precision) -> Result<(), Error> {
+    pub fn open(
+        &self,
+        network: &Arc<Network>,
+        shape: [usize; 3],
+        precision: Precision,
+    ) -> Result<(), Error> {
         let (done, opened) = bounded(1);
-        let key = SessionKey { model: Arc::clone(model), shape, batch: 1, precision };
+        let key = SessionKey {
+            network: Arc::clone(network),
+            shape,
+            batch: 1,
+            precision,
+        };
         self.order(Order::Open { key, done })?;
         opened.recv().unwrap_or(Err(Error::Stopped))
     }
@@ -250,9 +272,11 @@ impl Worker {
     }
 
     fn run(&mut self, batch: &[Patch]) -> Result<Run, Error> {
-        let Some(first) = batch.first() else { return Err(Error::Stopped) };
+        let Some(first) = batch.first() else {
+            return Err(Error::Stopped);
+        };
         let key = SessionKey {
-            model: Arc::clone(&first.model),
+            network: Arc::clone(&first.network),
             shape: first.shape,
             batch: batch.len(),
             precision: first.precision,
@@ -293,7 +317,10 @@ impl Worker {
             Next::Halve => return Recovery::Halve,
             Next::GiveUp => {
                 // A session that failed is not trusted with the next study.
-                if matches!(error, Error::DeviceFailed { .. } | Error::OutOfMemory { .. }) {
+                if matches!(
+                    error,
+                    Error::DeviceFailed { .. } | Error::OutOfMemory { .. }
+                ) {
                     self.sessions.clear();
                 }
                 return Recovery::GiveUp;
@@ -333,11 +360,17 @@ impl Recovery {
     /// Out of memory: halve the batch, then close every other session, then another device. A device
     /// that failed: another one. Anything else is not the device's fault.
     fn from(error: &Error, size: usize, open_sessions: usize, devices: usize) -> Next {
-        let other_device = if devices > 1 { Next::FailOver } else { Next::GiveUp };
+        let other_device = if devices > 1 {
+            Next::FailOver
+        } else {
+            Next::GiveUp
+        };
         match error {
             Error::OutOfMemory { .. } if size > 1 => Next::Halve,
             Error::OutOfMemory { .. } if open_sessions > 1 => Next::Rebuild,
-            Error::OutOfMemory { .. } | Error::DeviceFailed { .. } | Error::DeviceUnavailable { .. } => other_device,
+            Error::OutOfMemory { .. }
+            | Error::DeviceFailed { .. }
+            | Error::DeviceUnavailable { .. } => other_device,
             _ => Next::GiveUp,
         }
     }
@@ -346,13 +379,24 @@ impl Recovery {
 /// Takes the first patch and those behind it that can share a batch with it, `limit` at the most;
 /// as many as the largest power of two, so that few sessions serve all sizes.
 fn next_batch(waiting: &mut VecDeque<Patch>, limit: usize) -> Vec<Patch> {
-    let Some(first) = waiting.front() else { return Vec::new() };
+    let Some(first) = waiting.front() else {
+        return Vec::new();
+    };
     let fits = |p: &Patch| {
-        p.model.sha256 == first.model.sha256 && p.shape == first.shape && p.precision == first.precision
+        p.network.sha256 == first.network.sha256
+            && p.shape == first.shape
+            && p.precision == first.precision
     };
     let fitting = waiting.iter().filter(|p| fits(p)).count().min(limit);
-    let size = if fitting == 0 { 1 } else { 1 << fitting.ilog2() };
-    let mut chosen: Vec<usize> = (0..waiting.len()).filter(|&n| fits(&waiting[n])).take(size).collect();
+    let size = if fitting == 0 {
+        1
+    } else {
+        1 << fitting.ilog2()
+    };
+    let mut chosen: Vec<usize> = (0..waiting.len())
+        .filter(|&n| fits(&waiting[n]))
+        .take(size)
+        .collect();
     let mut batch = Vec::with_capacity(chosen.len());
     while let Some(at) = chosen.pop() {
         batch.extend(waiting.remove(at));
@@ -364,14 +408,30 @@ fn next_batch(waiting: &mut VecDeque<Patch>, limit: usize) -> Vec<Patch> {
 fn answer_all(batch: Vec<Patch>, run: &Run) {
     let n = batch.len();
     let voxels = run.probabilities.len() / n.max(1);
-    for (patch, values) in batch.into_iter().zip(run.probabilities.chunks_exact(voxels.max(1))) {
+    for (patch, values) in batch
+        .into_iter()
+        .zip(run.probabilities.chunks_exact(voxels.max(1)))
+    {
         let run_s = run.took.as_secs_f64() / n as f64;
-        answer(&patch, Ok(Probabilities { values: values.to_vec(), run_s }));
+        answer(
+            &patch,
+            Ok(Probabilities {
+                values: values.to_vec(),
+                run_s,
+            }),
+        );
     }
 }
 
 fn answer(patch: &Patch, outcome: Result<Probabilities, Error>) {
-    if patch.answer.send(Answer { number: patch.number, outcome }).is_err() {
+    if patch
+        .answer
+        .send(Answer {
+            number: patch.number,
+            outcome,
+        })
+        .is_err()
+    {
         tracing::debug!(patch = patch.number, "nobody waits for this patch any more");
     }
 }
@@ -380,7 +440,10 @@ fn answer(patch: &Patch, outcome: Result<Probabilities, Error>) {
 mod tests {
     use super::*;
 
-    const MEMORY: Error = Error::OutOfMemory { device: Device::Cuda(0), shape: [64; 3] };
+    const MEMORY: Error = Error::OutOfMemory {
+        device: Device::Cuda(0),
+        shape: [64; 3],
+    };
 
     #[test]
     fn out_of_memory_halves_then_rebuilds_then_fails_over_then_gives_up() {
@@ -392,7 +455,10 @@ mod tests {
 
     #[test]
     fn a_failed_device_is_replaced_only_if_another_is_allowed() {
-        let failed = Error::DeviceFailed { device: Device::Cuda(0), reason: String::new() };
+        let failed = Error::DeviceFailed {
+            device: Device::Cuda(0),
+            reason: String::new(),
+        };
         assert_eq!(Recovery::from(&failed, 4, 1, 2), Next::FailOver);
         assert_eq!(Recovery::from(&failed, 4, 1, 1), Next::GiveUp);
         assert_eq!(Recovery::from(&Error::Cancelled, 4, 1, 2), Next::GiveUp);

@@ -41,7 +41,11 @@ impl Golden {
     pub fn answer(&self, probabilities: &[f32]) -> (Vec<f32>, f32) {
         let [ni, nj, _] = self.shape.map(std::num::NonZeroUsize::get);
         let at = |[i, j, k]: [usize; 3]| probabilities.get(i + ni * (j + nj * k)).copied();
-        let found = self.expected.iter().map(|&(voxel, _)| at(voxel).unwrap_or(f32::NAN)).collect();
+        let found = self
+            .expected
+            .iter()
+            .map(|&(voxel, _)| at(voxel).unwrap_or(f32::NAN))
+            .collect();
         let sum: f64 = probabilities.iter().map(|&p| f64::from(p)).sum();
         (found, (sum / probabilities.len().max(1) as f64) as f32)
     }
@@ -56,7 +60,7 @@ pub fn verify(model: &Arc<Model>, engine: &Engine, precision: Precision) -> Resu
     let golden = &model.manifest.golden;
     let (answer, answers) = crossbeam_channel::bounded(1);
     let run = engine.submit(Patch {
-        model: Arc::clone(model),
+        network: Arc::clone(&model.network),
         shape: golden.shape.map(std::num::NonZeroUsize::get),
         precision,
         image: golden.image(),
@@ -64,7 +68,12 @@ pub fn verify(model: &Arc<Model>, engine: &Engine, precision: Precision) -> Resu
         cancel: Arc::new(Cancel::default()),
         answer,
     });
-    let outcome = run.and_then(|()| answers.recv().map_err(|_| crate::engine::Error::Stopped)?.outcome);
+    let outcome = run.and_then(|()| {
+        answers
+            .recv()
+            .map_err(|_| crate::engine::Error::Stopped)?
+            .outcome
+    });
     let probabilities = outcome.map_err(Error::Engine)?.values;
     let (found, mean) = golden.answer(&probabilities);
     let tolerance = match precision {
@@ -81,8 +90,11 @@ pub fn verify(model: &Arc<Model>, engine: &Engine, precision: Precision) -> Resu
         .find(|&(_, _, off)| off.is_nan() || off > tolerance);
     match off {
         None => Ok(()),
-        Some((found, expected, _)) => {
-            Err(Error::Golden { model: model.id(), found, expected, tolerance })
-        }
+        Some((found, expected, _)) => Err(Error::Golden {
+            model: model.id(),
+            found,
+            expected,
+            tolerance,
+        }),
     }
 }

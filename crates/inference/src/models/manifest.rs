@@ -207,7 +207,9 @@ impl Manifest {
     /// [`Error::Manifest`] with the key and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let document: Document = toml::from_str(text).map_err(|e| Error::Manifest {
-            key: e.span().map_or_else(String::new, |at| format!("bytes {} to {}", at.start, at.end)),
+            key: e.span().map_or_else(String::new, |at| {
+                format!("bytes {} to {}", at.start, at.end)
+            }),
             reason: e.message().to_owned(),
         })?;
         document.check()
@@ -215,18 +217,27 @@ impl Manifest {
 }
 
 fn wrong(key: &str, reason: impl Into<String>) -> Error {
-    Error::Manifest { key: key.to_owned(), reason: reason.into() }
+    Error::Manifest {
+        key: key.to_owned(),
+        reason: reason.into(),
+    }
 }
 
 impl Document {
     fn check(self) -> Result<Manifest, Error> {
         if self.format != FORMAT {
-            return Err(wrong("format", format!("{} is not known, must be {FORMAT}", self.format)));
+            return Err(wrong(
+                "format",
+                format!("{} is not known, must be {FORMAT}", self.format),
+            ));
         }
         for (key, name) in [("name", &self.name), ("version", &self.version)] {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
             if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-                return Err(wrong(key, format!("'{name}' must be letters, digits, '-', '_' and '.'")));
+                return Err(wrong(
+                    key,
+                    format!("'{name}' must be letters, digits, '-', '_' and '.'"),
+                ));
             }
         }
         if self.file.contains(['/', '\\']) || self.file.starts_with('.') {
@@ -260,18 +271,29 @@ impl InputTable {
         let known = |key: &str, names: &[String]| {
             names
                 .iter()
-                .map(|n| Contrast::parse(n).ok_or_else(|| wrong(key, format!("'{n}' is no contrast"))))
+                .map(|n| {
+                    Contrast::parse(n).ok_or_else(|| wrong(key, format!("'{n}' is no contrast")))
+                })
                 .collect::<Result<Vec<_>, _>>()
         };
         let contrasts = known("input.contrasts", &self.contrasts)?;
         let required = known("input.required", &self.required)?;
         if contrasts.first() != Some(&Contrast::Flair) || !required.contains(&Contrast::Flair) {
-            return Err(wrong("input.contrasts", "the first must be flair, and it must be required"));
+            return Err(wrong(
+                "input.contrasts",
+                "the first must be flair, and it must be required",
+            ));
         }
         if let Some(extra) = required.iter().find(|c| !contrasts.contains(c)) {
-            return Err(wrong("input.required", format!("{extra} is not among the contrasts")));
+            return Err(wrong(
+                "input.required",
+                format!("{extra} is not among the contrasts"),
+            ));
         }
-        let distinct = contrasts.iter().collect::<std::collections::BTreeSet<_>>().len();
+        let distinct = contrasts
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len();
         if distinct != contrasts.len() {
             return Err(wrong("input.contrasts", "a contrast stands there twice"));
         }
@@ -293,7 +315,11 @@ impl InputTable {
 }
 
 fn finite(key: &str, value: f32) -> Result<f32, Error> {
-    if value.is_finite() { Ok(value) } else { Err(wrong(key, "must be a finite number")) }
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(wrong(key, "must be a finite number"))
+    }
 }
 
 impl NormalisationTable {
@@ -311,7 +337,10 @@ impl NormalisationTable {
             return Err(wrong("normalisation.clip", "must be two ascending numbers"));
         }
         let outside_brain = finite("normalisation.outside_brain", self.outside_brain)?;
-        Ok(Normalisation { clip: self.clip, outside_brain })
+        Ok(Normalisation {
+            clip: self.clip,
+            outside_brain,
+        })
     }
 }
 
@@ -324,12 +353,22 @@ impl PatchesTable {
         let weighting = Weighting::ALL
             .into_iter()
             .find(|w| w.name() == self.weighting)
-            .ok_or_else(|| wrong("patches.weighting", "must be \"bspline2\", \"gaussian\" or \"uniform\""))?;
+            .ok_or_else(|| {
+                wrong(
+                    "patches.weighting",
+                    "must be \"bspline2\", \"gaussian\" or \"uniform\"",
+                )
+            })?;
         if !(0.0..=0.9).contains(&self.overlap) {
             return Err(wrong("patches.overlap", "must be 0 to 0.9"));
         }
         check_shape("patches.shape", self.shape, multiple)?;
-        Ok(Patches { voting, shape: self.shape, overlap: self.overlap, weighting })
+        Ok(Patches {
+            voting,
+            shape: self.shape,
+            overlap: self.overlap,
+            weighting,
+        })
     }
 }
 
@@ -338,7 +377,10 @@ fn check_shape(key: &str, shape: [NonZeroUsize; 3], multiple: NonZeroUsize) -> R
     if shape.iter().all(fits) {
         Ok(())
     } else {
-        Err(wrong(key, format!("must be multiples of {multiple} up to 512")))
+        Err(wrong(
+            key,
+            format!("must be multiples of {multiple} up to 512"),
+        ))
     }
 }
 
@@ -363,18 +405,28 @@ impl GoldenTable {
     fn check(self, input: &Input) -> Result<Golden, Error> {
         check_shape("golden.shape", self.shape, input.multiple)?;
         if self.peaks.len() != input.contrasts.len() {
-            return Err(wrong("golden.peaks", format!("must be {} numbers, one a contrast", input.contrasts.len())));
+            return Err(wrong(
+                "golden.peaks",
+                format!("must be {} numbers, one a contrast", input.contrasts.len()),
+            ));
         }
         let within = |v: &GoldenVoxel| (0..3).all(|a| v.at[a] < self.shape[a].get());
         if self.expected.is_empty() || !self.expected.iter().all(within) {
-            return Err(wrong("golden.expected", "must be voxels of the patch, at least one"));
+            return Err(wrong(
+                "golden.expected",
+                "must be voxels of the patch, at least one",
+            ));
         }
         Ok(Golden {
             shape: self.shape,
             peaks: self.peaks,
             sigma: self.sigma,
             tolerance: self.tolerance,
-            expected: self.expected.into_iter().map(|v| (v.at, v.probability)).collect(),
+            expected: self
+                .expected
+                .into_iter()
+                .map(|v| (v.at, v.probability))
+                .collect(),
             mean: self.mean,
         })
     }
@@ -399,8 +451,16 @@ mod tests {
             ("format = 1", "format = 2", "format"),
             ("required = [\"flair\"]", "required = [\"t1gd\"]", "input"),
             ("overlap = 0.5", "overlap = 1.5", "patches.overlap"),
-            ("weighting = \"bspline2\"", "weighting = \"b\"", "patches.weighting"),
-            ("centre = \"median\"", "centre = \"mean\"", "normalisation.centre"),
+            (
+                "weighting = \"bspline2\"",
+                "weighting = \"b\"",
+                "patches.weighting",
+            ),
+            (
+                "centre = \"median\"",
+                "centre = \"mean\"",
+                "normalisation.centre",
+            ),
             ("multiple = 16", "multiple = 0", "bytes"),
             ("multiple = 16", "multiple = 13", "patches.shape"),
             ("file = \"model.onnx\"", "file = \"../model.onnx\"", "file"),
@@ -411,7 +471,9 @@ mod tests {
             assert!(GOOD.contains(good), "{good}");
             let refused = Manifest::parse(&GOOD.replacen(good, bad, 1));
             match refused {
-                Err(Error::Manifest { key: found, .. }) => assert!(found.starts_with(key), "{found} {key}"),
+                Err(Error::Manifest { key: found, .. }) => {
+                    assert!(found.starts_with(key), "{found} {key}");
+                }
                 other => panic!("{bad}: {other:?}"),
             }
         }

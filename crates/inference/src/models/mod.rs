@@ -9,6 +9,7 @@ mod manifest;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::engine::Network;
 pub use manifest::{Golden, Input, Manifest, Output, Patches, Voting};
 use sha2::{Digest, Sha256};
 
@@ -18,21 +19,14 @@ const LEVELS: usize = 4;
 const PLACES: [&str; 2] = ["models", "share/dawson/models"];
 
 /// A verified network.
+#[derive(Debug)]
 pub struct Model {
     /// Its description.
     pub manifest: Manifest,
-    /// The ONNX file.
-    pub onnx: Vec<u8>,
-    /// SHA-256 of `onnx`.
-    pub sha256: String,
+    /// The verified ONNX file, as the engine takes it.
+    pub network: Arc<Network>,
     /// Its folder.
     pub folder: PathBuf,
-}
-
-impl std::fmt::Debug for Model {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Model({}, {} bytes)", self.id(), self.onnx.len())
-    }
 }
 
 /// Why a model cannot be used.
@@ -80,7 +74,9 @@ pub enum Error {
         expected: String,
     },
     /// A network that computes something else than it did when it was made.
-    #[error("model {model}: its golden patch gives {found}, expected {expected} within {tolerance}")]
+    #[error(
+        "model {model}: its golden patch gives {found}, expected {expected} within {tolerance}"
+    )]
     Golden {
         /// Name and version.
         model: String,
@@ -117,24 +113,54 @@ impl Model {
         let text = read("model.toml")?;
         let manifest = Manifest::parse(&String::from_utf8_lossy(&text))?;
         let id = format!("{}@{}", manifest.name, manifest.version);
-        let named = |folder: Option<&Path>| folder.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+        let named = |folder: Option<&Path>| {
+            folder
+                .and_then(Path::file_name)
+                .map(|n| n.to_string_lossy().into_owned())
+        };
         if named(Some(folder)).as_deref() != Some(&manifest.version)
             || named(folder.parent()).as_deref() != Some(&manifest.name)
         {
-            return Err(Error::Misplaced { folder: folder.to_owned(), found: id });
+            return Err(Error::Misplaced {
+                folder: folder.to_owned(),
+                found: id,
+            });
         }
         let onnx = read(&manifest.file)?;
         let sha256 = hex(&Sha256::digest(&onnx));
         if sha256 != manifest.sha256 {
-            return Err(Error::Checksum { model: id, found: sha256, expected: manifest.sha256 });
+            return Err(Error::Checksum {
+                model: id,
+                found: sha256,
+                expected: manifest.sha256,
+            });
         }
-        Ok(Self { manifest, onnx, sha256, folder: folder.to_owned() })
+        let channels = manifest.input.contrasts.len();
+        let output = manifest.output.name.clone();
+        let network = Arc::new(Network {
+            id,
+            onnx,
+            sha256,
+            channels,
+            output,
+        });
+        Ok(Self {
+            manifest,
+            network,
+            folder: folder.to_owned(),
+        })
     }
 
     /// `name@version`
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}@{}", self.manifest.name, self.manifest.version)
+        self.network.id.clone()
+    }
+
+    /// SHA-256 of its ONNX file.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.network.sha256
     }
 
     /// The text of its model card.
@@ -151,12 +177,14 @@ impl Model {
 #[must_use]
 pub fn hex(digest: &[u8]) -> String {
     use std::fmt::Write;
-    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
-        // Writing into a string does not fail.
-        let written = write!(text, "{byte:02x}");
-        debug_assert!(written.is_ok());
-        text
-    })
+    digest
+        .iter()
+        .fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
+            // Writing into a string does not fail.
+            let written = write!(text, "{byte:02x}");
+            debug_assert!(written.is_ok());
+            text
+        })
 }
 
 /// The models of a folder.
@@ -180,7 +208,9 @@ impl Registry {
             }
         }
         if models.is_empty() {
-            return Err(Error::NotFound { searched: vec![folder.to_owned()] });
+            return Err(Error::NotFound {
+                searched: vec![folder.to_owned()],
+            });
         }
         models.sort_by_key(|m| (m.manifest.name.clone(), version_key(&m.manifest.version)));
         Ok(Self { models })
@@ -211,11 +241,17 @@ impl Registry {
 
 /// `0.10.0` comes after `0.9.1`: numbers are compared as numbers, the rest as text.
 fn version_key(version: &str) -> Vec<(u64, String)> {
-    version.split(['.', '-']).map(|part| (part.parse().unwrap_or(0), part.to_owned())).collect()
+    version
+        .split(['.', '-'])
+        .map(|part| (part.parse().unwrap_or(0), part.to_owned()))
+        .collect()
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |reason| Error::Read { path: folder.to_owned(), reason };
+    let failed = |reason| Error::Read {
+        path: folder.to_owned(),
+        reason,
+    };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -250,6 +286,10 @@ pub fn find_folder() -> Result<PathBuf, Error> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "scratch files of tests need not survive a power cut"
+)]
 mod tests {
     use super::*;
 

@@ -49,11 +49,18 @@ impl Segmentation {
     /// # Errors
     /// [`Error::Preview`], [`Error::Report`].
     pub fn artifacts(&self) -> Result<Vec<Artifact>, Error> {
-        let mut artifacts: Vec<Artifact> =
-            self.outputs.par_iter().map(|&output| self.artifact(output)).collect::<Result<_, _>>()?;
+        let mut artifacts: Vec<Artifact> = self
+            .outputs
+            .par_iter()
+            .map(|&output| self.artifact(output))
+            .collect::<Result<_, _>>()?;
         let mut bytes = serde_json::to_vec_pretty(&self.report).map_err(Error::Report)?;
         bytes.push(b'\n');
-        artifacts.push(Artifact { name: "report.json", media_type: MediaType::Json, bytes });
+        artifacts.push(Artifact {
+            name: "report.json",
+            media_type: MediaType::Json,
+            bytes,
+        });
         Ok(artifacts)
     }
 
@@ -61,19 +68,31 @@ impl Segmentation {
         match output {
             Output::Lesions => Ok(self.nifti("lesions.nii.gz", &self.lesions.mask())),
             Output::Instances => Ok(match u16::try_from(self.lesions.items.len()) {
-                Ok(_) => self.nifti("instances.nii.gz", &self.lesions.instances.map(|id| id as u16)),
+                Ok(_) => self.nifti(
+                    "instances.nii.gz",
+                    &self.lesions.instances.map(|id| id as u16),
+                ),
                 Err(_) => self.nifti("instances.nii.gz", &self.lesions.instances),
             }),
             Output::Probability => Ok(self.nifti("probability.nii.gz", &self.probability)),
             Output::Preview => {
-                let bytes = preview::draw(&self.flair, &self.lesions, NOTICE).map_err(Error::Preview)?;
-                Ok(Artifact { name: "preview.png", media_type: MediaType::Png, bytes })
+                let bytes =
+                    preview::draw(&self.flair, &self.lesions, NOTICE).map_err(Error::Preview)?;
+                Ok(Artifact {
+                    name: "preview.png",
+                    media_type: MediaType::Png,
+                    bytes,
+                })
             }
         }
     }
 
     fn nifti<T: Element>(&self, name: &'static str, volume: &Volume<T>) -> Artifact {
         let spatial: &SpatialFields = &self.spatial;
-        Artifact { name, media_type: MediaType::Nifti, bytes: encode(volume, spatial, Compression::Gzip) }
+        Artifact {
+            name,
+            media_type: MediaType::Nifti,
+            bytes: encode(volume, spatial, Compression::Gzip),
+        }
     }
 }

@@ -85,8 +85,13 @@ impl Error {
     #[must_use]
     pub fn problem(&self) -> Problem {
         match self.code() {
-            Code::Internal => Problem::new(Code::Internal, "the study could not be computed because of a fault in Dawson"),
-            Code::RuntimeUnavailable => Problem::new(Code::RuntimeUnavailable, "ONNX Runtime does not answer"),
+            Code::Internal => Problem::new(
+                Code::Internal,
+                "the study could not be computed because of a fault in Dawson",
+            ),
+            Code::RuntimeUnavailable => {
+                Problem::new(Code::RuntimeUnavailable, "ONNX Runtime does not answer")
+            }
             code => Problem::new(code, self.to_string()),
         }
     }
@@ -107,9 +112,15 @@ pub fn nifti_code(error: &nifti::Error) -> Code {
     use nifti::Error as E;
     match error {
         E::NotNifti { .. } => Code::NotNifti,
-        E::HeaderTruncated { .. } | E::Gzip { .. } | E::DataTruncated { .. } | E::TrailingData { .. }
-        | E::DataOffset { .. } | E::Bitpix { .. } => Code::DamagedImage,
-        E::AxisLength { .. } | E::TooManyVoxels { .. } | E::OutOfMemory { .. } => Code::ImageTooLarge,
+        E::HeaderTruncated { .. }
+        | E::Gzip { .. }
+        | E::DataTruncated { .. }
+        | E::TrailingData { .. }
+        | E::DataOffset { .. }
+        | E::Bitpix { .. } => Code::DamagedImage,
+        E::AxisLength { .. } | E::TooManyVoxels { .. } | E::OutOfMemory { .. } => {
+            Code::ImageTooLarge
+        }
         E::Quaternion { .. } | E::Affine { .. } => Code::InvalidAffine,
         // A pair's header, other axes, several volumes, other types; `nifti::Error` may grow, and what it
         // adds is a kind of image not read.
@@ -140,12 +151,20 @@ pub fn model_code(error: &models::Error) -> Code {
     match error {
         E::Unknown { .. } => Code::UnknownModel,
         E::Engine(error) => engine_code(error),
-        E::NotFound { .. } | E::Read { .. } | E::Manifest { .. } | E::Misplaced { .. } | E::Checksum { .. }
+        E::NotFound { .. }
+        | E::Read { .. }
+        | E::Manifest { .. }
+        | E::Misplaced { .. }
+        | E::Checksum { .. }
         | E::Golden { .. } => Code::ModelInvalid,
     }
 }
 
 /// Something to know about a result.
 pub(super) fn warning(code: &str, contrast: Option<Contrast>, detail: String) -> report::Warning {
-    report::Warning { code: code.to_owned(), detail, contrast: contrast.map(|c| c.name().to_owned()) }
+    report::Warning {
+        code: code.to_owned(),
+        detail,
+        contrast: contrast.map(|c| c.name().to_owned()),
+    }
 }

@@ -69,18 +69,40 @@ pub(super) fn probability(
         votes.add(look.start, &values);
         network_s += run_s;
         done += 1;
-        progress(Progress { stage: Stage::Infer, done, total });
+        progress(Progress {
+            stage: Stage::Infer,
+            done,
+            total,
+        });
     })?;
     let mut probability = votes.fused();
     if run.model.manifest.output.restrict_to_brain {
-        for (p, &inside) in probability.samples_mut().iter_mut().zip(study.brain.samples()) {
+        for (p, &inside) in probability
+            .samples_mut()
+            .iter_mut()
+            .zip(study.brain.samples())
+        {
             if inside == 0 {
                 *p = 0.0;
             }
         }
     }
-    let Plan { voting, patch, weighting, warning, .. } = plan;
-    Ok(Inferred { probability, voting, patch, weighting, patches: total, network_s, warning })
+    let Plan {
+        voting,
+        patch,
+        weighting,
+        warning,
+        ..
+    } = plan;
+    Ok(Inferred {
+        probability,
+        voting,
+        patch,
+        weighting,
+        patches: total,
+        network_s,
+        warning,
+    })
 }
 
 /// Where to look: at all at once if that was asked for and fits, else at patches with brain in them.
@@ -96,7 +118,10 @@ fn plan(study: &Study, run: Run<'_>) -> Plan {
             (Voting::Single, patch, Weighting::Uniform, vec![start], None)
         }
         (asked, _) => {
-            let tiling = Tiling { patch: run.settings.patch, overlap: run.settings.overlap };
+            let tiling = Tiling {
+                patch: run.settings.patch,
+                overlap: run.settings.overlap,
+            };
             let patch = run.settings.patch.map(NonZeroUsize::get);
             let mut starts = tiling.starts(shape);
             starts.retain(|&start| holds_brain(&study.brain, start, patch));
@@ -104,12 +129,26 @@ fn plan(study: &Study, run: Run<'_>) -> Plan {
             (Voting::Full, patch, run.settings.weighting, starts, warning)
         }
     };
-    let mirrored: &[bool] = if run.settings.flips { &[false, true] } else { &[false] };
+    let mirrored: &[bool] = if run.settings.flips {
+        &[false, true]
+    } else {
+        &[false]
+    };
     let looks = starts
         .into_iter()
-        .flat_map(|start| mirrored.iter().map(move |&mirrored| Look { start, mirrored }))
+        .flat_map(|start| {
+            mirrored
+                .iter()
+                .map(move |&mirrored| Look { start, mirrored })
+        })
         .collect();
-    Plan { voting, patch, weighting, looks, warning }
+    Plan {
+        voting,
+        patch,
+        weighting,
+        looks,
+        warning,
+    }
 }
 
 fn too_large(shape: [usize; 3]) -> Warning {
@@ -130,7 +169,9 @@ fn holds_brain(brain: &Volume<u8>, start: [isize; 3], patch: [usize; 3]) -> bool
         range(1).any(|j| {
             let row = brain.grid().offset([0, j, k]);
             let i = range(0);
-            brain.samples()[row + i.start..row + i.end].iter().any(|&m| m != 0)
+            brain.samples()[row + i.start..row + i.end]
+                .iter()
+                .any(|&m| m != 0)
         })
     })
 }
@@ -152,7 +193,8 @@ fn compute(
             return Err(Error::Cancelled);
         }
         if sent < plan.looks.len() && sent - voted < under_way {
-            run.engine.submit(patch(study, run, plan, sent, cancel, &answer))?;
+            run.engine
+                .submit(patch(study, run, plan, sent, cancel, &answer))?;
             sent += 1;
             continue;
         }
@@ -184,7 +226,14 @@ fn receive(answers: &Receiver<Answer>, cancel: &Cancel) -> Result<Answer, Error>
 
 /// Cuts a patch out of all contrasts: `[c, k, j, i]`. This is the one place where `[i, j, k]` of a
 /// volume becomes the tensor's order, which needs no moving of samples since i is fastest in both.
-fn patch(study: &Study, run: Run<'_>, plan: &Plan, number: usize, cancel: &Arc<Cancel>, answer: &Sender<Answer>) -> Patch {
+fn patch(
+    study: &Study,
+    run: Run<'_>,
+    plan: &Plan,
+    number: usize,
+    cancel: &Arc<Cancel>,
+    answer: &Sender<Answer>,
+) -> Patch {
     let look = plan.looks[number];
     let input = &run.model.manifest.input;
     let outside = run.model.manifest.normalisation.outside_brain;
@@ -192,10 +241,16 @@ fn patch(study: &Study, run: Run<'_>, plan: &Plan, number: usize, cancel: &Arc<C
     let mut image = Vec::with_capacity(voxels * input.contrasts.len());
     for contrast in &input.contrasts {
         let from = image.len();
-        match study.images.iter().find(|placed| placed.contrast == *contrast) {
+        match study
+            .images
+            .iter()
+            .find(|placed| placed.contrast == *contrast)
+        {
             Some(placed) => {
                 image.resize(from + voxels, outside);
-                placed.volume.copy_box(look.start, plan.patch, &mut image[from..]);
+                placed
+                    .volume
+                    .copy_box(look.start, plan.patch, &mut image[from..]);
             }
             None => image.resize(from + voxels, input.missing_value),
         }
@@ -204,7 +259,7 @@ fn patch(study: &Study, run: Run<'_>, plan: &Plan, number: usize, cancel: &Arc<C
         mirror(&mut image, plan.patch[0]);
     }
     Patch {
-        model: Arc::clone(run.model),
+        network: Arc::clone(&run.model.network),
         shape: plan.patch,
         precision: run.settings.precision,
         image,

@@ -28,8 +28,8 @@ pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
 use crate::models::{self, Model, golden, hex};
 use crate::report::{
-    BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, ModelReport, NOTICE, Report, SCHEMA,
-    SettingsReport, StudyReport, Timings, Warning,
+    BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, ModelReport, NOTICE,
+    Report, SCHEMA, SettingsReport, StudyReport, Timings, Warning,
 };
 
 /// Sform and qform may disagree by this much before it is reported.
@@ -48,7 +48,10 @@ pub struct ContrastFile {
 
 /// A part of the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each stage is described at the field of that name in `Timings`")]
+#[expect(
+    missing_docs,
+    reason = "each stage is described at the field of that name in `Timings`"
+)]
 pub enum Stage {
     Decode,
     Assemble,
@@ -159,7 +162,12 @@ impl Segmenter {
         progress: &mut dyn FnMut(Progress),
         cancel: &Arc<Cancel>,
     ) -> Result<Segmentation, Error> {
-        let run = Run { model, settings, engine: &self.engine, limits: self.limits };
+        let run = Run {
+            model,
+            settings,
+            engine: &self.engine,
+            limits: self.limits,
+        };
         segment(files, run, progress, cancel)
     }
 }
@@ -178,9 +186,14 @@ fn segment(
     let mut warnings = header_warnings(&decoded);
 
     clock.enter(Stage::Assemble)?;
-    let Unpacked { flair, spatial, others, mut contrasts } = unpack(decoded, run.model, &mut warnings)?;
-    let mut study =
-        study::assemble(&flair, others, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
+    let Unpacked {
+        flair,
+        spatial,
+        others,
+        mut contrasts,
+    } = unpack(decoded, run.model, &mut warnings)?;
+    let mut study = study::assemble(&flair, others, run.model.manifest.input.spacing_mm)
+        .map_err(Error::Study)?;
     describe_placement(&study, &mut contrasts, &mut warnings);
 
     clock.enter(Stage::Normalise)?;
@@ -194,7 +207,10 @@ fn segment(
     let (probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
 
     clock.enter(Stage::Count)?;
-    let rule = CountingRule { threshold: run.settings.threshold, min_lesion_ml: run.settings.min_lesion_ml };
+    let rule = CountingRule {
+        threshold: run.settings.threshold,
+        min_lesion_ml: run.settings.min_lesion_ml,
+    };
     let lesions = Lesions::find(&probability, rule);
 
     let timings_s = clock.end(inferred.network_s);
@@ -203,7 +219,7 @@ fn segment(
         model: ModelReport {
             name: run.model.manifest.name.clone(),
             version: run.model.manifest.version.clone(),
-            sha256: run.model.sha256.clone(),
+            sha256: run.model.sha256().to_owned(),
         },
         engine: engine_report(run),
         study: StudyReport {
@@ -223,7 +239,14 @@ fn segment(
         notice: NOTICE.to_owned(),
     };
     let outputs = run.settings.outputs.clone();
-    Ok(Segmentation { flair, spatial, probability, lesions, report, outputs })
+    Ok(Segmentation {
+        flair,
+        spatial,
+        probability,
+        lesions,
+        report,
+        outputs,
+    })
 }
 
 /// Times the stages and stops between them once the study is no longer wanted.
@@ -236,7 +259,12 @@ struct Clock<'a> {
 
 impl<'a> Clock<'a> {
     fn start(progress: &'a mut dyn FnMut(Progress), cancel: &'a Arc<Cancel>) -> Self {
-        Self { progress, cancel, begun: Instant::now(), entered: Vec::new() }
+        Self {
+            progress,
+            cancel,
+            begun: Instant::now(),
+            entered: Vec::new(),
+        }
     }
 
     fn enter(&mut self, stage: Stage) -> Result<(), Error> {
@@ -244,7 +272,11 @@ impl<'a> Clock<'a> {
             return Err(Error::Cancelled);
         }
         self.entered.push((stage, Instant::now()));
-        (self.progress)(Progress { stage, done: 0, total: 0 });
+        (self.progress)(Progress {
+            stage,
+            done: 0,
+            total: 0,
+        });
         Ok(())
     }
 
@@ -273,13 +305,21 @@ impl<'a> Clock<'a> {
 /// Each contrast once, and all that the model requires.
 fn check_contrasts(files: &[ContrastFile], model: &Model) -> Result<(), Error> {
     for (n, file) in files.iter().enumerate() {
-        if files[..n].iter().any(|other| other.contrast == file.contrast) {
-            return Err(Error::Duplicate { contrast: file.contrast });
+        if files[..n]
+            .iter()
+            .any(|other| other.contrast == file.contrast)
+        {
+            return Err(Error::Duplicate {
+                contrast: file.contrast,
+            });
         }
     }
     for &contrast in &model.manifest.input.required {
         if !files.iter().any(|file| file.contrast == contrast) {
-            return Err(Error::Missing { contrast, model: model.id() });
+            return Err(Error::Missing {
+                contrast,
+                model: model.id(),
+            });
         }
     }
     Ok(())
@@ -297,8 +337,13 @@ fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decoded>, Error>
         .into_par_iter()
         .map(|ContrastFile { contrast, bytes }| {
             let sha256 = hex(&Sha256::digest(&bytes));
-            let scan = nifti::decode(&bytes, run.limits).map_err(|reason| Error::Decode { contrast, reason })?;
-            Ok(Decoded { contrast, scan, sha256 })
+            let scan = nifti::decode(&bytes, run.limits)
+                .map_err(|reason| Error::Decode { contrast, reason })?;
+            Ok(Decoded {
+                contrast,
+                scan,
+                sha256,
+            })
         })
         .collect::<Result<_, Error>>()?;
     decoded.sort_by_key(|d| d.contrast);
@@ -309,16 +354,25 @@ fn header_warnings(decoded: &[Decoded]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for Decoded { contrast, scan, .. } in decoded {
         let about = Some(*contrast);
-        if let Some(mm) = scan.placement.disagreement_mm.filter(|mm| *mm > DISAGREEMENT_MM) {
-            let detail = format!("sform and qform put a corner {mm:.2} mm apart; the sform was used");
+        if let Some(mm) = scan
+            .placement
+            .disagreement_mm
+            .filter(|mm| *mm > DISAGREEMENT_MM)
+        {
+            let detail =
+                format!("sform and qform put a corner {mm:.2} mm apart; the sform was used");
             warnings.push(error::warning("affine_disagreement", about, detail));
         }
         if scan.placement.source == AffineSource::Pixdim {
-            let detail = "neither sform nor qform is set, so left and right are not known".to_owned();
+            let detail =
+                "neither sform nor qform is set, so left and right are not known".to_owned();
             warnings.push(error::warning("orientation_unknown", about, detail));
         }
         if scan.non_finite > 0 {
-            let detail = format!("{} voxels hold no finite number and were taken as 0", scan.non_finite);
+            let detail = format!(
+                "{} voxels hold no finite number and were taken as 0",
+                scan.non_finite
+            );
             warnings.push(error::warning("non_finite_voxels", about, detail));
         }
     }
@@ -335,11 +389,20 @@ struct Unpacked {
     contrasts: Vec<ContrastReport>,
 }
 
-fn unpack(decoded: Vec<Decoded>, model: &Model, warnings: &mut Vec<Warning>) -> Result<Unpacked, Error> {
+fn unpack(
+    decoded: Vec<Decoded>,
+    model: &Model,
+    warnings: &mut Vec<Warning>,
+) -> Result<Unpacked, Error> {
     let mut contrasts = Vec::new();
     let mut others = Vec::new();
     let mut flair = None;
-    for Decoded { contrast, scan, sha256 } in decoded {
+    for Decoded {
+        contrast,
+        scan,
+        sha256,
+    } in decoded
+    {
         let used = model.manifest.input.contrasts.contains(&contrast);
         contrasts.push(contrast_report(contrast, &scan, sha256, used));
         if contrast == Contrast::Flair {
@@ -347,13 +410,24 @@ fn unpack(decoded: Vec<Decoded>, model: &Model, warnings: &mut Vec<Warning>) -> 
         } else if used {
             others.push(Sent::by_header(contrast, scan.volume));
         } else {
-            let detail = format!("model {} was not trained with it: it did not shape the result", model.id());
+            let detail = format!(
+                "model {} was not trained with it: it did not shape the result",
+                model.id()
+            );
             warnings.push(error::warning("contrast_not_used", Some(contrast), detail));
         }
     }
-    let missing = || Error::Missing { contrast: Contrast::Flair, model: model.id() };
+    let missing = || Error::Missing {
+        contrast: Contrast::Flair,
+        model: model.id(),
+    };
     let (flair, spatial) = flair.ok_or_else(missing)?;
-    Ok(Unpacked { flair, spatial, others, contrasts })
+    Ok(Unpacked {
+        flair,
+        spatial,
+        others,
+        contrasts,
+    })
 }
 
 fn contrast_report(contrast: Contrast, scan: &Scan, sha256: String, used: bool) -> ContrastReport {
@@ -373,20 +447,36 @@ fn contrast_report(contrast: Contrast, scan: &Scan, sha256: String, used: bool) 
 }
 
 /// Writes down how each contrast came onto the study's grid, and what is missing there.
-fn describe_placement(study: &Study, contrasts: &mut [ContrastReport], warnings: &mut Vec<Warning>) {
+fn describe_placement(
+    study: &Study,
+    contrasts: &mut [ContrastReport],
+    warnings: &mut Vec<Warning>,
+) {
     if study.extent == Extent::Head {
         let detail = "the skull is on the images and was not removed: intensities were scaled over the whole \
                       head, which the network was not trained for";
-        warnings.push(error::warning("brain_not_extracted", None, detail.to_owned()));
+        warnings.push(error::warning(
+            "brain_not_extracted",
+            None,
+            detail.to_owned(),
+        ));
     }
     for image in &study.images {
-        let Placed { contrast, resampling, coverage, .. } = image;
+        let Placed {
+            contrast,
+            resampling,
+            coverage,
+            ..
+        } = image;
         if let Some(report) = contrasts.iter_mut().find(|c| c.contrast == contrast.name()) {
             report.resampled = *resampling == Resampling::Linear;
             report.coverage = *coverage;
         }
         if *coverage < FULL_COVERAGE {
-            let detail = format!("its field of view holds {:.0} % of the brain", coverage * 100.0);
+            let detail = format!(
+                "its field of view holds {:.0} % of the brain",
+                coverage * 100.0
+            );
             warnings.push(error::warning("partial_coverage", Some(*contrast), detail));
         }
     }
@@ -433,7 +523,11 @@ fn settings_report(settings: &Settings, inferred: &infer::Inferred) -> SettingsR
 
 fn lesions_report(lesions: &Lesions, rule: CountingRule) -> LesionsReport {
     let voxels: usize = lesions.items.iter().map(|l| l.voxels).sum();
-    let sum: f64 = lesions.items.iter().map(|l| l.mean_probability * l.voxels as f64).sum();
+    let sum: f64 = lesions
+        .items
+        .iter()
+        .map(|l| l.mean_probability * l.voxels as f64)
+        .sum();
     LesionsReport {
         counting_rule: format!(
             "voxels of the FLAIR with a probability of at least {}, joined across faces, edges and corners \
@@ -443,7 +537,11 @@ fn lesions_report(lesions: &Lesions, rule: CountingRule) -> LesionsReport {
         count: lesions.items.len(),
         volume_ml: lesions.volume_ml(),
         largest_ml: lesions.items.first().map_or(0.0, |l| l.volume_ml),
-        mean_probability: if voxels == 0 { 0.0 } else { sum / voxels as f64 },
+        mean_probability: if voxels == 0 {
+            0.0
+        } else {
+            sum / voxels as f64
+        },
         items: lesions
             .items
             .iter()
@@ -452,7 +550,10 @@ fn lesions_report(lesions: &Lesions, rule: CountingRule) -> LesionsReport {
                 volume_ml: l.volume_ml,
                 voxels: l.voxels,
                 centroid_mm: l.centroid.0.to_array(),
-                bbox_mm: BoxReport { min: l.bbox[0].0.to_array(), max: l.bbox[1].0.to_array() },
+                bbox_mm: BoxReport {
+                    min: l.bbox[0].0.to_array(),
+                    max: l.bbox[1].0.to_array(),
+                },
                 largest_extent_mm: l.largest_extent_mm,
                 mean_probability: l.mean_probability,
                 max_probability: l.max_probability,

@@ -47,7 +47,12 @@ pub enum Output {
 
 impl Output {
     /// Every output.
-    pub const ALL: [Self; 4] = [Self::Lesions, Self::Instances, Self::Probability, Self::Preview];
+    pub const ALL: [Self; 4] = [
+        Self::Lesions,
+        Self::Instances,
+        Self::Probability,
+        Self::Preview,
+    ];
 
     /// The name on the wire.
     #[must_use]
@@ -93,12 +98,24 @@ pub struct OutOfRange {
     allowed: String,
 }
 
-fn within<T: PartialOrd + ToString>(field: &'static str, value: T, range: std::ops::RangeInclusive<T>) -> Result<T, OutOfRange> {
+fn within<T: PartialOrd + ToString>(
+    field: &'static str,
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<T, OutOfRange> {
     if range.contains(&value) {
         Ok(value)
     } else {
-        let allowed = format!("{} to {}", range.start().to_string(), range.end().to_string());
-        Err(OutOfRange { field, found: value.to_string(), allowed })
+        let allowed = format!(
+            "{} to {}",
+            range.start().to_string(),
+            range.end().to_string()
+        );
+        Err(OutOfRange {
+            field,
+            found: value.to_string(),
+            allowed,
+        })
     }
 }
 
@@ -109,20 +126,32 @@ impl Settings {
     /// [`OutOfRange`] names the field, its value and what is allowed.
     pub fn resolve(asked: &Asked, manifest: &Manifest) -> Result<Self, OutOfRange> {
         let mut outputs = Vec::new();
-        for output in asked.outputs.clone().unwrap_or_else(|| Output::ALL.to_vec()) {
+        for output in asked
+            .outputs
+            .clone()
+            .unwrap_or_else(|| Output::ALL.to_vec())
+        {
             if !outputs.contains(&output) {
                 outputs.push(output);
             }
         }
         Ok(Self {
-            threshold: within("threshold", asked.threshold.unwrap_or(manifest.output.threshold), 0.0..=1.0)?,
+            threshold: within(
+                "threshold",
+                asked.threshold.unwrap_or(manifest.output.threshold),
+                0.0..=1.0,
+            )?,
             min_lesion_ml: within(
                 "min_lesion_ml",
                 asked.min_lesion_ml.unwrap_or(manifest.output.min_lesion_ml),
                 0.0..=1000.0,
             )?,
             voting: asked.voting.unwrap_or(manifest.patches.voting),
-            overlap: within("overlap", asked.overlap.unwrap_or(manifest.patches.overlap), 0.0..=0.9)?,
+            overlap: within(
+                "overlap",
+                asked.overlap.unwrap_or(manifest.patches.overlap),
+                0.0..=0.9,
+            )?,
             patch: match asked.patch {
                 Some(shape) => patch(shape, manifest.input.multiple)?,
                 None => manifest.patches.shape,
@@ -155,26 +184,48 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        Manifest::parse(include_str!("../../../../models/ms-lesion/0.1.0/model.toml")).unwrap()
+        Manifest::parse(include_str!(
+            "../../../../models/ms-lesion/0.1.0/model.toml"
+        ))
+        .unwrap()
     }
 
     #[test]
     fn what_is_left_out_is_the_model_s_default() {
         let manifest = manifest();
         let settings = Settings::resolve(&Asked::default(), &manifest).unwrap();
-        assert_eq!(settings.threshold.to_bits(), manifest.output.threshold.to_bits());
-        assert_eq!((settings.voting, settings.patch), (manifest.patches.voting, manifest.patches.shape));
+        assert_eq!(
+            settings.threshold.to_bits(),
+            manifest.output.threshold.to_bits()
+        );
+        assert_eq!(
+            (settings.voting, settings.patch),
+            (manifest.patches.voting, manifest.patches.shape)
+        );
         assert_eq!(settings.outputs, Output::ALL);
     }
 
     #[test]
     fn values_out_of_range_are_refused_by_name() {
-        let refused = |asked: Asked| Settings::resolve(&asked, &manifest()).unwrap_err().to_string();
-        let threshold = refused(Asked { threshold: Some(1.5), ..Asked::default() });
+        let refused = |asked: Asked| {
+            Settings::resolve(&asked, &manifest())
+                .unwrap_err()
+                .to_string()
+        };
+        let threshold = refused(Asked {
+            threshold: Some(1.5),
+            ..Asked::default()
+        });
         assert_eq!(threshold, "threshold is 1.5, must be 0 to 1");
-        let nan = refused(Asked { min_lesion_ml: Some(f64::NAN), ..Asked::default() });
+        let nan = refused(Asked {
+            min_lesion_ml: Some(f64::NAN),
+            ..Asked::default()
+        });
         assert_eq!(nan, "min_lesion_ml is NaN, must be 0 to 1000");
-        let patch = refused(Asked { patch: Some([40, 64, 64]), ..Asked::default() });
+        let patch = refused(Asked {
+            patch: Some([40, 64, 64]),
+            ..Asked::default()
+        });
         assert!(patch.starts_with("patch is [40, 64, 64]"), "{patch}");
     }
 }

@@ -1,0 +1,52 @@
+# Dawson: `make demo` shows the main job, `make test` proves it. Both do all set-up themselves.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+STUDY ?=
+PYTHON := python3
+VENV := .venv
+REQUIREMENTS := tests/reference/requirements.txt
+
+.PHONY: help setup build demo test lint unit reference bench openapi clean
+
+help:                ## What there is to make
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+setup:               ## Install what is missing and fetch ONNX Runtime, pinned by SHA-256
+	@tools/setup.sh
+	@$(PYTHON) tools/fetch_runtime.py
+
+build: setup         ## Build the program: target/release/dawson
+	cargo build --release --locked
+
+demo: build          ## A study through the service and the command line; STUDY=folder for a real one
+	$(PYTHON) tools/demo.py target/release/dawson $(STUDY)
+
+test: lint unit reference ## Everything that must pass
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit: setup
+	cargo test --workspace --locked
+
+reference: setup $(VENV)/made
+	cargo build --locked
+	cargo run --locked -- openapi | diff - openapi/openapi.json || { echo "run make openapi"; exit 1; }
+	DAWSON_BIN=target/debug/dawson $(VENV)/bin/python -m pytest -q tests/reference
+
+$(VENV)/made: $(REQUIREMENTS)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement $(REQUIREMENTS)
+	touch $@
+
+bench: setup         ## What a study costs beside its network: time and memory
+	cargo bench --locked --bench study
+
+openapi:             ## Write the description of the HTTP interface
+	cargo run --locked -- openapi > openapi/openapi.json
+
+clean:               ## Remove what was built
+	cargo clean
+	rm -rf runtime out $(VENV)

@@ -1,0 +1,249 @@
+//! What a study costs beside its network.
+//!
+//! For a phantom of 182 x 218 x 182 voxels and, where it is there, a real case: the wall time from
+//! bytes to the bytes of all artifacts over the time inside `Session::run`, and the peak memory beyond
+//! what the engine alone needs for the same patch, over the study's volumes in f32. Both from one run
+//! of this program; nothing is asserted, since machines are shared.
+//!
+//! ```text
+//! cargo bench --bench study [-- single|full]
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a benchmark may fail loudly"
+)]
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
+use dawson_imaging::phantom::{PhantomOptions, head};
+use dawson_imaging::study::Contrast;
+use dawson_inference::engine::{Cancel, DeviceChoice, Engine, EngineConfig, Patch, Precision};
+use dawson_inference::models::{Model, Registry, Voting, find_folder};
+use dawson_inference::pipeline::{Asked, ContrastFile, Segmenter, Settings};
+
+/// Runs of the quick voting; the median counts.
+const RUNS: usize = 5;
+
+struct Case {
+    name: &'static str,
+    files: Vec<ContrastFile>,
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let model = Registry::open(&find_folder().unwrap())
+        .unwrap()
+        .get("ms-lesion")
+        .unwrap();
+    let engine = engine();
+    println!(
+        "{} on {} ({} threads), ONNX Runtime {}",
+        model.id(),
+        engine.info().device,
+        engine.info().threads,
+        engine.info().runtime_version
+    );
+    let cases: Vec<Case> = [Some(phantom()), real()].into_iter().flatten().collect();
+    let engine_alone: Vec<u64> = cases
+        .iter()
+        .map(|case| engine_alone(&engine, &model, case))
+        .collect();
+    let segmenter = Segmenter::new(engine, Limits::CLINICAL);
+    println!(
+        "\n{:10} {:7} {:>8} {:>10} {:>7}   {:>9} {:>9} {:>7}",
+        "study", "voting", "wall s", "network s", "ratio", "peak MB", "engine MB", "ratio"
+    );
+    for voting in Voting::ALL.into_iter().rev() {
+        if !wanted.is_empty() && !wanted.iter().any(|w| w == voting.name()) {
+            continue;
+        }
+        for (case, &alone) in cases.iter().zip(&engine_alone) {
+            measure(&segmenter, &model, case, voting, alone);
+        }
+    }
+}
+
+fn engine() -> Engine {
+    Engine::start(&EngineConfig {
+        device: DeviceChoice::Auto,
+        failover: Vec::new(),
+        library: None,
+        threads: None,
+        batch: NonZeroUsize::MIN,
+        max_sessions: NonZeroUsize::new(3).unwrap(),
+        queue: NonZeroUsize::new(8).unwrap(),
+    })
+    .unwrap()
+}
+
+fn phantom() -> Case {
+    let contrasts = vec![Contrast::Flair, Contrast::T1w, Contrast::T2w];
+    let made = head(&PhantomOptions {
+        contrasts,
+        ..PhantomOptions::standard(1)
+    });
+    let files = made.scans.iter().map(|(contrast, volume)| {
+        let stored = volume.map(|v| v.round().clamp(0.0, 32767.0) as i16);
+        let bytes = encode(
+            &stored,
+            &SpatialFields::of(volume.grid()),
+            Compression::Gzip,
+        );
+        ContrastFile {
+            contrast: *contrast,
+            bytes,
+        }
+    });
+    Case {
+        name: "phantom",
+        files: files.collect(),
+    }
+}
+
+fn real() -> Option<Case> {
+    let shared =
+        std::env::var_os("DAWSON_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(shared)
+        .join("data/labelled/lesjak26");
+    let read = |contrast: Contrast| {
+        let bytes = std::fs::read(folder.join(format!("{contrast}.nii.gz"))).ok()?;
+        Some(ContrastFile { contrast, bytes })
+    };
+    let files: Option<Vec<_>> = [Contrast::Flair, Contrast::T1w, Contrast::T2w]
+        .into_iter()
+        .map(read)
+        .collect();
+    if files.is_none() {
+        println!("skipped: lesjak26 is not at {}", folder.display());
+    }
+    Some(Case {
+        name: "lesjak26",
+        files: files?,
+    })
+}
+
+/// Peak memory, in bytes, of the engine with a patch of the study's shape and nothing else.
+fn engine_alone(engine: &Engine, model: &Arc<Model>, case: &Case) -> u64 {
+    // Both studies' brains fit this one of the fixed shapes; the larger of its patches counts.
+    let shape = if case.name == "lesjak26" {
+        [144, 176, 144]
+    } else {
+        [160, 192, 160]
+    };
+    reset_peak();
+    let voxels: usize = shape.iter().product();
+    let image = vec![0.0; voxels * model.manifest.input.contrasts.len()];
+    let (answer, answers) = crossbeam_channel::bounded(1);
+    let cancel = Arc::new(Cancel::default());
+    let network = Arc::clone(&model.network);
+    engine
+        .submit(Patch {
+            network,
+            shape,
+            precision: Precision::F32,
+            image,
+            number: 0,
+            cancel,
+            answer,
+        })
+        .unwrap();
+    answers.recv().unwrap().outcome.unwrap();
+    peak()
+}
+
+fn measure(
+    segmenter: &Segmenter,
+    model: &Arc<Model>,
+    case: &Case,
+    voting: Voting,
+    engine_alone: u64,
+) {
+    let asked = Asked {
+        voting: Some(voting),
+        ..Asked::default()
+    };
+    let settings = Settings::resolve(&asked, &model.manifest).unwrap();
+    let runs = if voting == Voting::Single { RUNS } else { 1 };
+    let mut measured: Vec<(f64, f64)> = Vec::new();
+    let mut volumes = 0;
+    reset_peak();
+    for _ in 0..=runs {
+        let files = case.files.clone();
+        let started = Instant::now();
+        let found = segmenter
+            .segment(
+                files,
+                model,
+                &settings,
+                &mut |_| {},
+                &Arc::new(Cancel::default()),
+            )
+            .unwrap();
+        let artifacts = found.artifacts().unwrap();
+        let wall = started.elapsed().as_secs_f64();
+        assert_eq!(artifacts.len(), 5);
+        measured.push((wall, found.report.timings_s.network));
+        let voxels: usize = found
+            .report
+            .study
+            .contrasts
+            .iter()
+            .map(|c| c.shape.iter().product::<usize>())
+            .sum();
+        volumes = 4 * voxels as u64;
+        if voting == Voting::Full {
+            break; // Long enough to need no second run.
+        }
+    }
+    let kept = &mut measured[runs.min(1)..]; // The first opened the session.
+    let kept = if kept.is_empty() {
+        &mut measured[..]
+    } else {
+        kept
+    };
+    kept.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+    let (wall, network) = kept[kept.len() / 2];
+    let peak = peak();
+    let beyond = peak.saturating_sub(engine_alone) as f64 / volumes as f64;
+    println!(
+        "{:10} {:7} {wall:>8.2} {network:>10.2} {:>7.3}   {:>9} {:>9} {beyond:>7.2}",
+        case.name,
+        voting.name(),
+        wall / network,
+        peak >> 20,
+        engine_alone >> 20,
+    );
+}
+
+/// The peak resident memory since the last reset, in bytes; 0 where the system does not tell.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .next()
+        .and_then(|kb| kb.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}
+
+fn reset_peak() {
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/self/clear_refs")
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"5"));
+    if let Err(e) = written {
+        println!("the peak cannot be reset here ({e}): memory figures are of the whole process");
+    }
+}

@@ -1,0 +1,305 @@
+//! The walls of the house, held by machine.
+//!
+//! Who may import whom is the table below; a failure quotes the reason. Sources are read as tokens, so
+//! comments and strings do not count and paths inside macros do. What the packages link is compared
+//! with a list by `cargo tree`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail loudly"
+)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use proc_macro2::{TokenStream, TokenTree};
+
+/// A room of `src/`, the rooms that it may import, and why no others.
+const ROOMS: &[(&str, &[&str], &str)] = &[
+    ("files", &[], "durable writing knows no other room"),
+    (
+        "config",
+        &[],
+        "settings are the sum of plain values; no room reads them but cli/serve.rs",
+    ),
+    ("telemetry", &["store"], "a leaf: it names jobs and counts"),
+    (
+        "store",
+        &["files"],
+        "rows and files know neither who asks nor what is computed",
+    ),
+    (
+        "jobs",
+        &["store", "files", "telemetry"],
+        "a job's life knows nothing of HTTP",
+    ),
+    (
+        "http",
+        &["jobs", "store", "telemetry"],
+        "handlers only translate, they never compute",
+    ),
+    (
+        "cli",
+        &["files"],
+        "commands call the pipeline; only serve.rs puts the service together",
+    ),
+];
+
+/// Files that may import more than their room.
+const MEETING_PLACES: &[(&str, &[&str])] = &[
+    (
+        "cli/serve.rs",
+        &["config", "http", "jobs", "telemetry", "files"],
+    ),
+    ("cli/openapi.rs", &["http"]),
+];
+
+/// Modules of `dawson_inference` that a room of `src/` may name.
+const INFERENCE: &[(&str, &[&str], &str)] = &[
+    ("files", &[], "durable writing knows no results"),
+    ("config", &[], "settings are plain values"),
+    ("telemetry", &["problem"], "it counts codes"),
+    (
+        "store",
+        &["problem", "pipeline", "models"],
+        "rows hold problems, folders hold artifacts",
+    ),
+    (
+        "jobs",
+        &["pipeline", "models", "problem", "report"],
+        "the engine is the pipeline's business",
+    ),
+    (
+        "http",
+        &["pipeline", "models", "problem", "report", "engine"],
+        "the wire names precisions, it never runs the engine",
+    ),
+    (
+        "cli",
+        &["pipeline", "models", "problem", "report", "engine"],
+        "commands start the engine",
+    ),
+];
+
+/// All that `dawson-imaging` may link: numbers in, numbers out.
+const IMAGING_LINKS: &[&str] = &[
+    "embedded-graphics",
+    "flate2",
+    "glam",
+    "nifti",
+    "png",
+    "rayon",
+    "thiserror",
+];
+
+/// What `dawson-inference` must never link: it blocks, and it knows no wire.
+const INFERENCE_NEVER: &[&str] = &["tokio", "axum", "hyper", "sqlx", "tower", "futures-util"];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What follows `root::` anywhere in the tokens; a brace group gives each of its heads.
+fn follows(tokens: TokenStream, root: &str, found: &mut BTreeSet<String>) {
+    let trees: Vec<TokenTree> = tokens.into_iter().collect();
+    for (n, tree) in trees.iter().enumerate() {
+        if let TokenTree::Group(group) = tree {
+            follows(group.stream(), root, found);
+        }
+        let colon =
+            |at: usize| matches!(trees.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+        if matches!(tree, TokenTree::Ident(i) if i == root) && colon(n + 1) && colon(n + 2) {
+            match trees.get(n + 3) {
+                Some(TokenTree::Ident(ident)) => {
+                    found.insert(ident.to_string());
+                }
+                Some(TokenTree::Group(group)) => heads(group.stream(), found),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The first name of each item of a brace group.
+fn heads(tokens: TokenStream, found: &mut BTreeSet<String>) {
+    let mut at_start = true;
+    for tree in tokens {
+        match tree {
+            TokenTree::Ident(ident) if at_start => {
+                found.insert(ident.to_string());
+                at_start = false;
+            }
+            TokenTree::Punct(p) if p.as_char() == ',' => at_start = true,
+            _ => at_start = false,
+        }
+    }
+}
+
+fn imports(path: &Path, root: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let tokens = TokenStream::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut found = BTreeSet::new();
+    follows(tokens, root, &mut found);
+    found
+}
+
+/// The room of a file below `src/`, if it has one.
+fn room(relative: &str) -> Option<&str> {
+    let first = relative.split('/').next()?;
+    match first.strip_suffix(".rs") {
+        Some("lib" | "main") => None,
+        Some(name) => Some(name),
+        None => Some(first),
+    }
+}
+
+#[test]
+fn rooms_import_only_the_rooms_that_the_table_allows() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for path in sources(&src) {
+        let relative = path
+            .strip_prefix(&src)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        let Some(room) = room(&relative) else {
+            continue;
+        };
+        let (_, allowed, why) = ROOMS
+            .iter()
+            .find(|(name, ..)| *name == room)
+            .unwrap_or_else(|| panic!("{room} is not in the table"));
+        let more = MEETING_PLACES
+            .iter()
+            .find(|(file, _)| *file == relative)
+            .map_or(&[][..], |(_, more)| more);
+        for import in imports(&path, "crate") {
+            let inside = import == room
+                || allowed.contains(&import.as_str())
+                || more.contains(&import.as_str());
+            if ROOMS.iter().any(|(name, ..)| *name == import) && !inside {
+                wrong.push(format!("{relative} imports {import}: {why}"));
+            }
+        }
+        let (_, allowed, why) = INFERENCE.iter().find(|(name, ..)| *name == room).unwrap();
+        let serves = relative == "cli/serve.rs";
+        for import in imports(&path, "dawson_inference") {
+            if !serves && !allowed.contains(&import.as_str()) {
+                wrong.push(format!(
+                    "{relative} imports dawson_inference::{import}: {why}"
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_inference_package_s_rooms_keep_to_their_order() {
+    // The engine knows no models: it is given a network's bytes. A model can try itself on an engine.
+    let order: &[(&str, &[&str])] = &[
+        ("problem", &[]),
+        ("report", &[]),
+        ("engine", &[]),
+        ("models", &["engine"]),
+        ("pipeline", &["engine", "models", "report", "problem"]),
+    ];
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/inference/src");
+    for path in sources(&src) {
+        let relative = path
+            .strip_prefix(&src)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        let Some(room) = room(&relative) else {
+            continue;
+        };
+        let (_, allowed) = order.iter().find(|(name, _)| *name == room).unwrap();
+        for import in imports(&path, "crate") {
+            let known = order.iter().any(|(name, _)| *name == import);
+            assert!(
+                !known || import == room || allowed.contains(&import.as_str()),
+                "{relative} imports {import}"
+            );
+        }
+    }
+}
+
+/// The packages that one links directly (`depth` 1) or at all.
+fn links(package: &str, depth: &str) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let tree = Command::new(cargo)
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            package,
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--depth",
+            depth,
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(
+        tree.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tree.stderr)
+    );
+    let text = String::from_utf8(tree.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| *name != package)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn imaging_links_nothing_that_could_read_a_file_or_a_socket() {
+    let direct = links("dawson-imaging", "1");
+    let allowed: BTreeSet<String> = IMAGING_LINKS.iter().map(|&name| name.to_owned()).collect();
+    assert_eq!(
+        direct, allowed,
+        "imaging takes bytes and gives numbers; a new dependency is a decision"
+    );
+}
+
+#[test]
+fn inference_is_neither_async_nor_on_the_wire() {
+    let all = links("dawson-inference", "99");
+    let never: Vec<&&str> = INFERENCE_NEVER
+        .iter()
+        .filter(|name| all.contains(**name))
+        .collect();
+    assert!(
+        never.is_empty(),
+        "inference blocks on its own threads; it must not link {never:?}"
+    );
+}
+
+#[test]
+fn imaging_forbids_unsafe_code() {
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/imaging/src/lib.rs");
+    assert!(
+        std::fs::read_to_string(lib)
+            .unwrap()
+            .contains("#![forbid(unsafe_code)]")
+    );
+}

@@ -1,0 +1,73 @@
+//! The same study gives the same bytes, whatever else is computed and however.
+use std::num::NonZeroUsize;
+
+use dawson_imaging::study::Contrast;
+use dawson_inference::engine::{Device, EngineConfig};
+use dawson_inference::pipeline::{Asked, Segmenter};
+
+use super::support::{engine_config, segment, segmenter, study};
+
+const CONTRASTS: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w];
+
+/// Mask, instances and probability as they would be sent.
+fn bytes(segmenter: &Segmenter) -> Vec<Vec<u8>> {
+    let found = segment(segmenter, study(&CONTRASTS), &Asked::default()).unwrap();
+    let artifacts = found.artifacts().unwrap();
+    artifacts
+        .into_iter()
+        .filter(|a| a.name != "report.json")
+        .map(|a| a.bytes)
+        .collect()
+}
+
+#[test]
+fn results_are_the_same_at_1_2_and_8_studies_at_once() {
+    let config = EngineConfig {
+        batch: NonZeroUsize::new(4).unwrap(),
+        ..engine_config("auto")
+    };
+    let segmenter = segmenter(&config);
+    let want = bytes(&segmenter);
+    for at_once in [1, 2, 8] {
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let studies: Vec<_> = (0..at_once)
+                .map(|_| scope.spawn(|| bytes(&segmenter)))
+                .collect();
+            studies.into_iter().map(|s| s.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|one| *one == want), "{at_once} at once");
+    }
+}
+
+#[test]
+fn results_are_the_same_at_any_batch_and_thread_count_that_the_device_promises() {
+    // Only OpenVINO promises it for threads and batches (see docs/devices.md); it is the default here.
+    let default = segmenter(&engine_config("auto"));
+    let want = bytes(&default);
+    if default.engine().device != Device::OpenVino {
+        eprintln!(
+            "skipped: this machine's default device is {}",
+            default.engine().device
+        );
+        return;
+    }
+    for (batch, threads) in [(1, 1), (2, 2), (8, 1)] {
+        let config = EngineConfig {
+            batch: NonZeroUsize::new(batch).unwrap(),
+            threads: NonZeroUsize::new(threads),
+            ..engine_config("openvino")
+        };
+        assert_eq!(
+            bytes(&segmenter(&config)),
+            want,
+            "batch {batch}, {threads} threads"
+        );
+    }
+}
+
+#[test]
+fn the_cpu_device_repeats_itself_with_its_own_settings() {
+    let one = bytes(&segmenter(&engine_config("cpu")));
+    let other = bytes(&segmenter(&engine_config("cpu")));
+    assert_eq!(one, other);
+}

@@ -1,0 +1,22 @@
+//! What the whole does, seen from its edges. One binary, so that ONNX Runtime is linked and loaded
+//! once; a network of a few hundred bytes, so that it is quick. Nothing here is a mock.
+#![allow(missing_docs, reason = "tests are described by their names")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail loudly"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "scratch files of tests need not survive a power cut"
+)]
+
+mod cli;
+mod determinism;
+mod encodings;
+mod events;
+mod pipeline;
+mod problems;
+mod segmentations;
+mod support;

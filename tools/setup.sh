@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs what a bare Debian or Ubuntu lacks: with apt where that is allowed, else it prints the line.
+set -euo pipefail
+
+packages=()
+command -v cc >/dev/null || packages+=(build-essential)
+python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || [ "$(uname)" != Linux ] || packages+=(ca-certificates)
+
+if [ ${#packages[@]} -gt 0 ]; then
+  line="apt-get install -y ${packages[*]}"
+  if ! command -v apt-get >/dev/null; then
+    echo "missing: ${packages[*]} (by their Debian names); install them and try again" >&2
+    exit 1
+  elif [ "$(id -u)" = 0 ]; then
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive $line -qq >/dev/null
+  elif sudo -n true 2>/dev/null; then
+    sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive $line -qq >/dev/null
+  else
+    echo "missing: ${packages[*]}; please run: sudo $line" >&2
+    exit 1
+  fi
+fi
+
+if ! command -v cargo >/dev/null; then
+  echo "missing: Rust; install it with rustup (https://rustup.rs) and try again" >&2
+  exit 1
+fi
