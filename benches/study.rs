@@ -25,9 +25,14 @@ use dawson_imaging::study::Contrast;
 use dawson_inference::engine::{Cancel, DeviceChoice, Engine, EngineConfig, Patch, Precision};
 use dawson_inference::models::{Model, Registry, Voting, find_folder};
 use dawson_inference::pipeline::{Asked, ContrastFile, Segmenter, Settings};
+use dawson_inference::report::Timings;
 
 /// Runs of the quick voting; the median counts.
 const RUNS: usize = 5;
+
+/// The program's own allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Case {
     name: &'static str,
@@ -52,10 +57,10 @@ fn main() {
         engine.info().runtime_version
     );
     let cases: Vec<Case> = [Some(phantom()), real()].into_iter().flatten().collect();
-    let engine_alone: Vec<u64> = cases
-        .iter()
-        .map(|case| engine_alone(&engine, &model, case))
-        .collect();
+    // Once to open every session, then again to see what computing in one of them adds.
+    let alone = |case| engine_alone(&engine, &model, case);
+    let _opened: Vec<u64> = cases.iter().map(alone).collect();
+    let engine_alone: Vec<u64> = cases.iter().map(alone).collect();
     let segmenter = Segmenter::new(engine, Limits::CLINICAL);
     println!(
         "\n{:10} {:7} {:>8} {:>10} {:>7}   {:>9} {:>9} {:>7}",
@@ -173,7 +178,7 @@ fn measure(
     };
     let settings = Settings::resolve(&asked, &model.manifest).unwrap();
     let runs = if voting == Voting::Single { RUNS } else { 1 };
-    let mut measured: Vec<(f64, f64)> = Vec::new();
+    let mut measured: Vec<(f64, f64, Timings, f64)> = Vec::new();
     let mut volumes = 0;
     reset_peak();
     for _ in 0..=runs {
@@ -188,10 +193,12 @@ fn measure(
                 &Arc::new(Cancel::default()),
             )
             .unwrap();
+        let computed = started.elapsed().as_secs_f64();
         let artifacts = found.artifacts().unwrap();
         let wall = started.elapsed().as_secs_f64();
         assert_eq!(artifacts.len(), 5);
-        measured.push((wall, found.report.timings_s.network));
+        let t = found.report.timings_s;
+        measured.push((wall, t.network, t, wall - computed));
         let voxels: usize = found
             .report
             .study
@@ -211,7 +218,7 @@ fn measure(
         kept
     };
     kept.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
-    let (wall, network) = kept[kept.len() / 2];
+    let (wall, network, t, encode) = kept[kept.len() / 2].clone();
     let peak = peak();
     let beyond = peak.saturating_sub(engine_alone) as f64 / volumes as f64;
     println!(
@@ -221,6 +228,17 @@ fn measure(
         wall / network,
         peak >> 20,
         engine_alone >> 20,
+    );
+    println!(
+        "{:18} beside the network, ms: decode {:.0}, assemble {:.0}, normalise {:.0}, patches and votes {:.0}, restore {:.0}, count {:.0}, encode {:.0}",
+        "",
+        t.decode * 1e3,
+        t.assemble * 1e3,
+        t.normalise * 1e3,
+        (t.infer - t.network) * 1e3,
+        t.restore * 1e3,
+        t.count * 1e3,
+        encode * 1e3,
     );
 }
 

@@ -186,7 +186,10 @@ fn print_bins(bins: &[SizeBin]) {
     for bin in bins.iter().filter(|bin| bin.true_lesions > 0) {
         println!(
             "{:<44} {:>12}",
-            format!("found of true lesions {}", bin.title),
+            format!(
+                "detected of true lesions {}",
+                bin.title.trim_start_matches("LTPR ")
+            ),
             format!("{}/{}", bin.detected_lesions, bin.true_lesions)
         );
     }

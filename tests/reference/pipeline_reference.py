@@ -16,6 +16,7 @@ from scipy import ndimage
 SINGLE_SHAPES = [(96, 96, 96), (112, 144, 112), (128, 160, 128), (144, 176, 144), (160, 192, 160),
                  (176, 208, 192), (192, 240, 224), (256, 256, 256)]
 MOST_SINGLE_VOXELS = 12_000_000
+ON_CENTRE = 1e-4  # Voxels: a point as near as this to a centre is on it, or rounding would decide what is background.
 
 
 class Lesion(NamedTuple):
@@ -31,7 +32,7 @@ class Result(NamedTuple):
     lesions: list
     foreground: str  # "brain" or "head"
     grid_shape: tuple
-    patches: int
+    patches: int  # Mirrored ones counted as well.
     too_large: bool  # A single pass was asked for and could not be had.
 
 
@@ -78,7 +79,7 @@ def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flip
 
     probability = resample(probability, grid_affine, flair_affine, flair.shape)
     mask, lesions = find_lesions(probability, flair_affine, output["threshold"], output["min_lesion_ml"])
-    return Result(probability, flair_affine, mask, lesions, foreground, brain.shape, len(starts),
+    return Result(probability, flair_affine, mask, lesions, foreground, brain.shape, len(starts) * (1 + flips),
                   voting == "single" and size == tuple(patches["shape"]))
 
 
@@ -144,7 +145,8 @@ def resample(source, source_affine, target_affine, target_shape):
         points = []
         for row, n in zip(matrix[:3], source.shape):
             at = row[0] * (i + offset[0]) + row[1] * (j + offset[1]) + row[2] * (k + offset[2]) + row[3]
-            inside &= (at >= -0.5) & (at <= n - 0.5)
+            at = numpy.where(abs(at - numpy.rint(at)) < ON_CENTRE, numpy.rint(at), at)
+            inside &= (at >= -0.5 - ON_CENTRE) & (at <= n - 0.5 + ON_CENTRE)
             points.append(numpy.clip(at, 0, n - 1))
         total += numpy.where(inside, ndimage.map_coordinates(source, points, order=1, mode="nearest"), 0)
     return total / counts.prod()

@@ -348,6 +348,52 @@ impl Grid {
         )
     }
 
+    /// The world box around the centres of all voxels: its least and its largest corner.
+    #[must_use]
+    pub fn bounds(&self) -> (WorldPoint, WorldPoint) {
+        let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+        for corner in 0..8_usize {
+            let at = [0, 1, 2].map(|a| {
+                if corner >> a & 1 == 0 {
+                    0
+                } else {
+                    self.shape[a] - 1
+                }
+            });
+            let WorldPoint(at) = self.centre_of(at);
+            low = low.min(at);
+            high = high.max(at);
+        }
+        (WorldPoint(low), WorldPoint(high))
+    }
+
+    /// The voxels of the smallest box of this grid that holds a world box, in file order.
+    pub fn within(&self, low: DVec3, high: DVec3) -> impl Iterator<Item = VoxelIndex> + use<> {
+        let (mut first, mut last) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+        for corner in 0..8_u8 {
+            let pick = |bit: u8, a: usize| {
+                if corner >> bit & 1 == 0 {
+                    low[a]
+                } else {
+                    high[a]
+                }
+            };
+            let world = DVec3::new(pick(0, 0), pick(1, 1), pick(2, 2));
+            let VoxelPoint(at) = self.voxel(WorldPoint(world));
+            first = first.min(at);
+            last = last.max(at);
+        }
+        let [i, j, k] = [0, 1, 2].map(|a| {
+            let most = (self.shape[a] - 1) as f64;
+            first[a].floor().clamp(0.0, most) as usize..=last[a].ceil().clamp(0.0, most) as usize
+        });
+        k.flat_map(move |k| {
+            let i = i.clone();
+            j.clone()
+                .flat_map(move |j| i.clone().map(move |i| [i, j, k]))
+        })
+    }
+
     /// The largest distance in millimetres by which two affines put a corner of this grid apart.
     #[must_use]
     pub fn disagreement_mm(&self, other: DAffine3) -> f64 {

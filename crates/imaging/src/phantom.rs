@@ -330,9 +330,9 @@ mod tests {
         HEAD.get_or_init(|| head(&PhantomOptions::standard(3)))
     }
 
-    /// Twelve axial slices through the ventricles of the head of `seed`: soon made.
+    /// Eight axial slices through the ventricles of the head of `seed`: soon made.
     fn slab(seed: u64) -> PhantomOptions {
-        let grid = standard_grid().crop([0, 0, 84], [182, 218, 12]).unwrap();
+        let grid = standard_grid().crop([0, 0, 86], [182, 218, 8]).unwrap();
         PhantomOptions {
             grid,
             ..PhantomOptions::standard(seed)

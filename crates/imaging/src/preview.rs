@@ -14,11 +14,9 @@ use embedded_graphics::primitives::{Line, PrimitiveStyle};
 use embedded_graphics::text::{Alignment, Text};
 use glam::{DAffine3, DMat3, DVec3};
 
-use crate::brain::foreground;
 use crate::grid::{Grid, GridError, WorldPoint};
 use crate::lesions::{Lesion, Lesions};
-use crate::normalise::quantile;
-use crate::resample::resample;
+use crate::resample::{nearest, resample};
 use crate::volume::Volume;
 
 /// Millimetres of a pixel.
@@ -49,14 +47,50 @@ pub enum Error {
     Png(png::EncodingError),
 }
 
+/// What is shown: where, and which values are black and white.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Frame {
+    /// World box of the head or brain.
+    pub low: WorldPoint,
+    /// Its other corner.
+    pub high: WorldPoint,
+    /// Shown black, and all below it.
+    pub black: f64,
+    /// Shown white, and all above it.
+    pub white: f64,
+}
+
+impl Frame {
+    /// The box of a whole grid.
+    #[must_use]
+    pub fn around(grid: &Grid, black: f64, white: f64) -> Self {
+        let (low, high) = grid.bounds();
+        Self {
+            low,
+            high,
+            black,
+            white,
+        }
+    }
+}
+
 /// Draws the picture as a PNG.
 ///
 /// `flair` and `lesions` lie on the same grid. With no lesions one row shows the middle of the head.
 ///
 /// # Errors
 /// [`Error`]; neither is expected on a grid that a scan had.
-pub fn draw(flair: &Volume<f32>, lesions: &Lesions, notice: &str) -> Result<Vec<u8>, Error> {
-    let scene = Scene::of(flair, lesions);
+pub fn draw(
+    flair: &Volume<f32>,
+    lesions: &Lesions,
+    frame: Frame,
+    notice: &str,
+) -> Result<Vec<u8>, Error> {
+    let scene = Scene {
+        flair,
+        lesions,
+        frame,
+    };
     let rows: Vec<Option<&Lesion>> = if lesions.items.is_empty() {
         vec![None]
     } else {
@@ -68,7 +102,7 @@ pub fn draw(flair: &Volume<f32>, lesions: &Lesions, notice: &str) -> Result<Vec<
     let mut canvas = Canvas::new(width, row_height * rows.len() as u32 + CAPTION);
     for (n, lesion) in rows.iter().enumerate() {
         let top = n as u32 * row_height;
-        let through = lesion.map_or(scene.middle, |l| widest(lesions, l));
+        let through = lesion.map_or(scene.middle(), |l| widest(lesions, l));
         canvas.text(&caption(*lesion, through), GAP, top + 15, Alignment::Left);
         let mut left = GAP;
         for (plane, size) in Plane::ALL.into_iter().zip(sizes) {
@@ -113,9 +147,9 @@ fn widest(lesions: &Lesions, lesion: &Lesion) -> DVec3 {
     let mut voxels = (high - low)
         .to_array()
         .map(|mm| vec![0_usize; mm as usize + 1]);
-    for (offset, &id) in lesions.instances.samples().iter().enumerate() {
-        if id == lesion.id {
-            let at = (grid.centre_of(grid.index(offset)).0 - low).to_array();
+    for at in grid.within(low, high) {
+        if lesions.instances.at(at) == lesion.id {
+            let at = (grid.centre_of(at).0 - low).to_array();
             for (along, mm) in voxels.iter_mut().zip(at) {
                 let last = along.len() - 1;
                 along[(mm.max(0.0) as usize).min(last)] += 1;
@@ -161,61 +195,18 @@ impl Plane {
 /// What all panels share.
 struct Scene<'a> {
     flair: &'a Volume<f32>,
-    lesions: Volume<f32>,
-    /// World box of the head.
-    low: DVec3,
-    high: DVec3,
-    middle: DVec3,
-    /// Values shown black and white.
-    window: [f64; 2],
+    lesions: &'a Lesions,
+    frame: Frame,
 }
 
-impl<'a> Scene<'a> {
-    fn of(flair: &'a Volume<f32>, lesions: &Lesions) -> Self {
-        let grid = flair.grid();
-        let shape = grid.shape();
-        let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
-        let mut include = |at: [usize; 3]| {
-            let WorldPoint(at) = grid.centre_of(at);
-            low = low.min(at);
-            high = high.max(at);
-        };
-        let mut shown: Vec<f32> = Vec::new();
-        if let Ok(head) = foreground(flair) {
-            for (row, inside) in head.mask.samples().chunks_exact(shape[0]).enumerate() {
-                let (j, k) = (row % shape[1], row / shape[1]);
-                if let Some(first) = inside.iter().position(|&m| m != 0) {
-                    include([first, j, k]);
-                    include([inside.iter().rposition(|&m| m != 0).unwrap_or(first), j, k]);
-                }
-            }
-            let values = flair.samples().iter().zip(head.mask.samples());
-            shown = values
-                .filter(|(_, m)| **m != 0)
-                .map(|(v, _)| *v)
-                .step_by(7)
-                .collect();
-        }
-        if shown.is_empty() {
-            include([0, 0, 0]);
-            include(shape.map(|n| n - 1));
-            shown = vec![0.0, 1.0];
-        }
-        let margin = DVec3::splat(5.0);
-        let window = [quantile(&mut shown, 0.005), quantile(&mut shown, 0.997)];
-        Self {
-            flair,
-            lesions: lesions.instances.map(|id| if id == 0 { 0.0 } else { 1.0 }),
-            low: low - margin,
-            high: high + margin,
-            middle: (low + high) / 2.0,
-            window,
-        }
+impl Scene<'_> {
+    fn middle(&self) -> DVec3 {
+        (self.frame.low.0 + self.frame.high.0) / 2.0
     }
 
     fn size(&self, plane: Plane) -> Size {
         let (right, down) = plane.directions();
-        let extent = self.high - self.low;
+        let extent = self.frame.high.0 - self.frame.low.0;
         let pixels =
             |along: DVec3| (extent.dot(along.abs()) / PIXEL_MM).clamp(32.0, MAX_SIDE) as u32;
         Size::new(pixels(right), pixels(down))
@@ -230,18 +221,18 @@ impl<'a> Scene<'a> {
     ) -> Result<(), Error> {
         let size = self.size(plane);
         let grid = self.plane_grid(plane, through, size)?;
-        let (image, _) = resample(self.flair, &grid, self.window[0] as f32);
-        let (inside, _) = resample(&self.lesions, &grid, 0.0);
-        let [black, white] = self.window;
+        let Frame { black, white, .. } = self.frame;
+        let (image, _) = resample(self.flair, &grid, black as f32);
+        let inside = nearest(&self.lesions.instances, &grid, 0);
         let (width, height) = (size.width as usize, size.height as usize);
         for y in 0..height {
             for x in 0..width {
                 let value = f64::from(image.at([x, y, 0]));
                 let grey =
                     ((value - black) / (white - black).max(1e-9) * 255.0).clamp(0.0, 255.0) as u8;
-                let here = inside.at([x, y, 0]) >= 0.5;
-                let next_differs = (x + 1 < width && (inside.at([x + 1, y, 0]) >= 0.5) != here)
-                    || (y + 1 < height && (inside.at([x, y + 1, 0]) >= 0.5) != here);
+                let here = inside.at([x, y, 0]) != 0;
+                let next_differs = (x + 1 < width && (inside.at([x + 1, y, 0]) != 0) != here)
+                    || (y + 1 < height && (inside.at([x, y + 1, 0]) != 0) != here);
                 let colour = if next_differs {
                     OUTLINE
                 } else {
@@ -260,8 +251,8 @@ impl<'a> Scene<'a> {
         // The corner from which `right` and `down` lead into the head.
         let start = DVec3::select(
             right.cmplt(DVec3::ZERO) | down.cmplt(DVec3::ZERO),
-            self.high,
-            self.low,
+            self.frame.high.0,
+            self.frame.low.0,
         );
         let across = right.cross(down).abs();
         let corner = start * (DVec3::ONE - across) + through * across;
@@ -406,6 +397,17 @@ mod tests {
         )
     }
 
+    /// Around the head, ±65 mm.
+    fn frame() -> Frame {
+        let [low, high] = [-65.0, 65.0].map(|mm| WorldPoint(DVec3::splat(mm)));
+        Frame {
+            low,
+            high,
+            black: 0.0,
+            white: 200.0,
+        }
+    }
+
     fn decode(file: &[u8]) -> (u32, Vec<u8>) {
         let mut reader = png::Decoder::new(std::io::Cursor::new(file))
             .read_info()
@@ -419,8 +421,14 @@ mod tests {
     fn the_patient_s_right_is_on_the_left_and_the_outline_around_the_lesion() {
         for reversed in [false, true] {
             let (flair, lesions) = scene(reversed);
-            let (width, rgb) = decode(&draw(&flair, &lesions, "not for diagnosis").unwrap());
-            let axial = Plane::ALL.map(|p| Scene::of(&flair, &lesions).size(p))[0];
+            let (width, rgb) =
+                decode(&draw(&flair, &lesions, frame(), "not for diagnosis").unwrap());
+            let scene = Scene {
+                flair: &flair,
+                lesions: &lesions,
+                frame: frame(),
+            };
+            let axial = scene.size(Plane::Axial);
             let outline: Vec<(u32, u32)> = rgb
                 .chunks_exact(3)
                 .enumerate()
@@ -452,7 +460,7 @@ mod tests {
             },
         );
         assert!(
-            draw(&flair, &none, "not for diagnosis")
+            draw(&flair, &none, frame(), "not for diagnosis")
                 .unwrap()
                 .starts_with(b"\x89PNG")
         );

@@ -46,13 +46,52 @@ pub fn resample_moved(
     outside: f32,
 ) -> (Volume<f32>, Resampling) {
     let to_source = source.grid().affine().inverse() * motion * target.affine();
-    if let Some(steps) = Steps::exact(to_source, target.shape()) {
-        return (steps.copy(source, target, outside), Resampling::Exact);
+    if let Some(copy) = copied(source, target, to_source, outside) {
+        return (copy, Resampling::Exact);
     }
     (
         interpolate(source, target, to_source, outside),
         Resampling::Linear,
     )
+}
+
+/// Copies `source` onto `target` voxel by voxel; `None` if their voxels are not the same ones.
+#[must_use]
+pub fn reorder<T: Copy + Send + Sync>(
+    source: &Volume<T>,
+    target: &Grid,
+    outside: T,
+) -> Option<Volume<T>> {
+    copied(source, target, target.to_voxels_of(source.grid()), outside)
+}
+
+fn copied<T: Copy + Send + Sync>(
+    source: &Volume<T>,
+    target: &Grid,
+    to_source: DAffine3,
+    outside: T,
+) -> Option<Volume<T>> {
+    let steps = Steps::exact(to_source, target.shape())?;
+    Some(steps.copy(source, target, outside))
+}
+
+/// The value of the nearest voxel of `source` at each voxel of `target`; `outside` beyond its field of
+/// view. For labels and masks, whose values have no mean.
+#[must_use]
+pub fn nearest<T: Copy>(source: &Volume<T>, target: &Grid, outside: T) -> Volume<T> {
+    let to_source = target.to_voxels_of(source.grid());
+    let shape = source.grid().shape();
+    Volume::from_fn(*target, |at| {
+        let at = to_source
+            .transform_point3(DVec3::from(at.map(|n| n as f64)))
+            .round();
+        let within = |a: usize| at[a] >= 0.0 && at[a] < shape[a] as f64;
+        if (0..3).all(within) {
+            source.at([0, 1, 2].map(|a| at[a] as usize))
+        } else {
+            outside
+        }
+    })
 }
 
 /// A map between voxels that only reorders, reverses and shifts axes by whole voxels.
@@ -106,7 +145,12 @@ impl Steps {
             })
     }
 
-    fn copy(&self, source: &Volume<f32>, target: &Grid, outside: f32) -> Volume<f32> {
+    fn copy<T: Copy + Send + Sync>(
+        &self,
+        source: &Volume<T>,
+        target: &Grid,
+        outside: T,
+    ) -> Volume<T> {
         let shape = source.grid().shape();
         let strides = [1, shape[0] as isize, (shape[0] * shape[1]) as isize];
         let samples = source.samples();

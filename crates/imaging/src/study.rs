@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::brain::{Extent, NothingThere, foreground};
 use crate::grid::{Grid, GridError, VoxelPoint};
-use crate::resample::{Resampling, resample, resample_moved};
+use crate::resample::{Resampling, reorder, resample, resample_moved};
 use crate::volume::Volume;
 
 /// Voxels around the brain's box that the network sees too.
@@ -141,23 +141,13 @@ pub fn assemble(
     others: Vec<Sent>,
     spacing_mm: [f64; 3],
 ) -> Result<Study, Error> {
-    let field = flair
-        .grid()
-        .canonical()
-        .with_spacing(spacing_mm)
-        .map_err(Error::Grid)?;
-    let (image, resampling) = resample(flair, &field, 0.0);
-    let head = foreground(&image).map_err(Error::NothingThere)?;
-    let (start, shape) = box_around(&head.mask).unwrap_or(([0; 3], field.shape()));
-    let grid = field.crop(start, shape).map_err(Error::Grid)?;
-    let brain = head.mask.cropped(start, grid, 0);
-    let image = image.cropped(start, grid, 0.0);
-    let mut images = vec![Placed {
-        contrast: Contrast::Flair,
-        volume: image,
-        resampling,
-        coverage: 1.0,
-    }];
+    let Cut {
+        grid,
+        image,
+        brain,
+        extent,
+    } = cut(flair, spacing_mm)?;
+    let mut images = vec![image];
     let placed: Result<Vec<Placed>, Error> = others
         .into_par_iter()
         .map(|other| place(&other, &grid, &brain))
@@ -167,8 +157,77 @@ pub fn assemble(
         grid,
         images,
         brain,
+        extent,
+    })
+}
+
+/// The FLAIR on the study's grid.
+struct Cut {
+    grid: Grid,
+    image: Placed,
+    brain: Volume<u8>,
+    extent: Extent,
+}
+
+/// Finds the brain on the FLAIR and cuts the box around it.
+fn cut(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
+    let canonical = flair.grid().canonical();
+    let field = canonical.with_spacing(spacing_mm).map_err(Error::Grid)?;
+    if field == canonical
+        && let Some(cut) = cut_in_place(flair)?
+    {
+        return Ok(cut);
+    }
+    let (image, resampling) = resample(flair, &field, 0.0);
+    let head = foreground(&image).map_err(Error::NothingThere)?;
+    let (start, shape) = box_around(&head.mask).unwrap_or(([0; 3], field.shape()));
+    let grid = field.crop(start, shape).map_err(Error::Grid)?;
+    let brain = head.mask.cropped(start, grid, 0);
+    let volume = image.cropped(start, grid, 0.0);
+    let image = Placed {
+        contrast: Contrast::Flair,
+        volume,
+        resampling,
+        coverage: 1.0,
+    };
+    Ok(Cut {
+        grid,
+        image,
+        brain,
         extent: head.extent,
     })
+}
+
+/// The same for a stripped FLAIR that has the model's spacing already: its axes are put in order after
+/// the cut, not before, which spares a copy of the whole field. A head's holes are filled in axial
+/// slices, so heads go the other way.
+fn cut_in_place(flair: &Volume<f32>) -> Result<Option<Cut>, Error> {
+    let head = foreground(flair).map_err(Error::NothingThere)?;
+    let Some((start, shape)) = box_around(&head.mask).filter(|_| head.extent == Extent::Brain)
+    else {
+        return Ok(None);
+    };
+    let grid = flair
+        .grid()
+        .crop(start, shape)
+        .map_err(Error::Grid)?
+        .canonical();
+    let (brain, volume) = (reorder(&head.mask, &grid, 0), reorder(flair, &grid, 0.0));
+    Ok(brain.zip(volume).map(|(brain, volume)| {
+        let resampling = Resampling::Exact;
+        let image = Placed {
+            contrast: Contrast::Flair,
+            volume,
+            resampling,
+            coverage: 1.0,
+        };
+        Cut {
+            grid,
+            image,
+            brain,
+            extent: head.extent,
+        }
+    }))
 }
 
 fn place(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> Result<Placed, Error> {

@@ -145,7 +145,7 @@ codes! {
     StorageFailed = "storage_failed", Transient, 503, 1, "The server cannot store it";
     /// The job stopped the server three times and is not tried again.
     Crashed = "crashed", Internal, 500, 1, "The job crashed";
-    /// The job was cancelled.
+    /// The job was cancelled by its caller. Submit the study again if it is wanted after all.
     Cancelled = "cancelled", Invalid, 409, 1, "The job was cancelled";
     /// A fault in Dawson. The operator finds it in the log by the request's id.
     Internal = "internal", Internal, 500, 1, "Something went wrong inside";

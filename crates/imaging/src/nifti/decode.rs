@@ -30,7 +30,7 @@ pub struct Scan {
 pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
     let (header, data) = unpack::header_and_data(file, limits)?;
     let placement = header.spatial.placement(header.shape)?;
-    let mut samples = match header.datatype {
+    let (samples, non_finite) = match header.datatype {
         Datatype::Uint8 => values::<u8>(&header, data, f64::from),
         Datatype::Int8 => values::<i8>(&header, data, f64::from),
         Datatype::Uint16 => values::<u16>(&header, data, f64::from),
@@ -42,13 +42,6 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
         Datatype::Float32 => values::<f32>(&header, data, f64::from),
         Datatype::Float64 => values::<f64>(&header, data, |v| v),
     }?;
-    let mut non_finite: usize = 0;
-    for sample in &mut samples {
-        if !sample.is_finite() {
-            *sample = 0.0;
-            non_finite = non_finite.saturating_add(1);
-        }
-    }
     let needed = header.data_bytes();
     let volume = Volume::new(placement.grid, samples)
         .map_err(|_| Error::DataTruncated { found: 0, needed })?;
@@ -60,12 +53,13 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
     })
 }
 
-/// Stored numbers to values, through the `nifti` crate's typed view of the bytes.
+/// Stored numbers to values, through the `nifti` crate's typed view of the bytes; and how many were not
+/// finite.
 fn values<T: DataElement + Copy>(
     header: &Header,
     data: Vec<u8>,
     widen: impl Fn(T) -> f64,
-) -> Result<Vec<f32>, Error> {
+) -> Result<(Vec<f32>, usize), Error> {
     let found = data.len();
     let truncated = |_| Error::DataTruncated {
         found,
@@ -83,6 +77,16 @@ fn values<T: DataElement + Copy>(
     .and_then(InMemNiftiVolume::into_nifti_typed_data::<T>)
     .map_err(truncated)?;
     let (slope, intercept) = (header.slope, header.intercept);
-    let value = |v: &T| (widen(*v) * slope + intercept) as f32;
-    Ok(stored.iter().map(value).collect())
+    let mut non_finite: usize = 0;
+    let value = |v: &T| {
+        let value = (widen(*v) * slope + intercept) as f32;
+        if value.is_finite() {
+            value
+        } else {
+            non_finite = non_finite.saturating_add(1);
+            0.0
+        }
+    };
+    let samples = stored.iter().map(value).collect();
+    Ok((samples, non_finite))
 }

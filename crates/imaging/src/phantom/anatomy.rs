@@ -235,6 +235,9 @@ impl Anatomy {
     /// Paints the point at `world` (RAS+ mm) as a ball of `softness_mm` would average it; `None` where
     /// nothing is to be painted.
     pub(super) fn at(&self, world: Vec3, softness_mm: f32, with: Surroundings) -> Option<Paint> {
+        if with == Surroundings::Left && self.pose.is_far(world) {
+            return None;
+        }
         let p = self.pose.standard(world);
         let side = p.with_x(p.x.abs());
         let cavity = union_of(&self.cavity, side, 12.0);

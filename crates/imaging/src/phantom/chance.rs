@@ -82,7 +82,7 @@ impl Chance {
 /// Its zero set is a maze of sheets half a wavelength apart, which is what sulci look like.
 #[derive(Debug, Clone)]
 pub(super) struct Waves {
-    /// Wave vector (radians per mm) and phase of each.
+    /// Wave vector (cycles per mm) and phase (cycles) of each.
     waves: Vec<(Vec3, f32)>,
     amplitude: f32,
 }
@@ -92,12 +92,8 @@ impl Waves {
     pub(super) fn new(chance: Chance, n: u64, wavelength_mm: f32, spread: f32) -> Self {
         let wave = |i| {
             let draw = chance.of(i);
-            let k = std::f32::consts::TAU
-                / (wavelength_mm * draw.of(1).between(1.0 - spread, 1.0 + spread));
-            (
-                draw.of(2).direction() * k,
-                draw.of(3).between(0.0, std::f32::consts::TAU),
-            )
+            let length_mm = wavelength_mm * draw.of(1).between(1.0 - spread, 1.0 + spread);
+            (draw.of(2).direction() / length_mm, draw.of(3).unit())
         };
         Self {
             waves: (0..n).map(wave).collect(),
@@ -110,7 +106,48 @@ impl Waves {
             * self
                 .waves
                 .iter()
-                .map(|(k, phase)| (k.dot(p) + phase).cos())
+                .map(|(k, phase)| wave(k.dot(p) + phase))
                 .sum::<f32>()
+    }
+}
+
+/// The cosine of a number of cycles, within 0.0011, with a slope that never jumps.
+///
+/// Two parabolas and their correction: a fifth of a library cosine's time, on which half of a head's
+/// would be spent.
+fn wave(cycles: f32) -> f32 {
+    let cycles = cycles.abs();
+    let part = cycles - cycles as i32 as f32;
+    let from_zero = (part - 0.5).abs() - 0.25;
+    let parabola = 8.0 * from_zero - 16.0 * from_zero * from_zero.abs();
+    parabola + 0.225 * (parabola * parabola.abs() - parabola)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wave_is_a_cosine_but_for_a_thousandth() {
+        for n in -3000..3000_i16 {
+            let cycles = f32::from(n) / 1000.0;
+            let cosine = (cycles * std::f32::consts::TAU).cos();
+            assert!((wave(cycles) - cosine).abs() < 0.0012, "{cycles}");
+        }
+    }
+
+    #[test]
+    fn noise_and_waves_have_the_spread_they_promise() {
+        let chance = Chance::new(1);
+        let waves = Waves::new(chance, 30, 20.0, 0.2);
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for n in 0..20_000 {
+            let p = chance.of(n).point(Vec3::splat(-300.0), Vec3::splat(300.0));
+            assert!(chance.noise(p).abs() <= 1.0);
+            let value = waves.at(p);
+            (sum, squares) = (sum + value, squares + value * value);
+        }
+        assert!((sum / 20_000.0).abs() < 0.05, "{sum}");
+        assert!((squares / 20_000.0 - 1.0).abs() < 0.1, "{squares}");
     }
 }

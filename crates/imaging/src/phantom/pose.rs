@@ -34,6 +34,12 @@ impl Pose {
         }
     }
 
+    /// Whether a point of the world is certainly outside the skull's cavity.
+    pub(super) fn is_far(&self, world: Vec3) -> bool {
+        let away = (world - self.centre_mm) / Vec3::new(86.0, 108.0, 96.0);
+        away.length_squared() > 1.0
+    }
+
     /// The point of the standard space at a point of the world.
     pub(super) fn standard(&self, world: Vec3) -> Vec3 {
         let p = MIDDLE + self.turn * (world - self.centre_mm);

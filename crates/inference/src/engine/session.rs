@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
-use ort::value::Tensor;
+use ort::value::TensorRef;
 
 use super::device::{Device, Precision};
 use super::providers;
@@ -114,12 +114,12 @@ impl OpenSession {
     /// Runs a batch: `images` holds `batch` times the channels of a patch, `[n, c, k, j, i]`.
     ///
     /// `cancel` is given where all patches of the batch belong to one study.
-    pub(super) fn run(&mut self, images: Vec<f32>, cancel: Option<&Cancel>) -> Result<Run, Error> {
+    pub(super) fn run(&mut self, images: &[f32], cancel: Option<&Cancel>) -> Result<Run, Error> {
         let device = self.device;
         let failed = |e: &ort::Error| classify(device, self.key.shape, e.message());
         let [i, j, k] = self.key.shape;
         let channels = self.key.network.channels;
-        let tensor = Tensor::from_array(([self.key.batch, channels, k, j, i], images))
+        let tensor = TensorRef::from_array_view(([self.key.batch, channels, k, j, i], images))
             .map_err(|e| failed(&e))?;
         // Fresh options for each run: once terminated, they would end the next run too.
         let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);

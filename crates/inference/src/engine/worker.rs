@@ -251,7 +251,7 @@ impl Worker {
             let rest = batch.split_off(size.min(batch.len()));
             match self.run(&batch) {
                 Ok(run) => {
-                    answer_all(batch, &run);
+                    answer_all(batch, run);
                     batch = rest;
                 }
                 Err(error) => match self.recover(&error, batch.len()) {
@@ -282,9 +282,12 @@ impl Worker {
             precision: first.precision,
         };
         let one_study = batch.iter().all(|p| Arc::ptr_eq(&p.cancel, &first.cancel));
-        let images = match batch {
-            [one] => one.image.clone(),
-            many => many.iter().flat_map(|p| p.image.iter().copied()).collect(),
+        let joined: Vec<f32>;
+        let images = if let [one] = batch {
+            one.image.as_slice()
+        } else {
+            joined = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
+            joined.as_slice()
         };
         let cancel = one_study.then(|| Arc::clone(&first.cancel));
         self.session(&key)?.run(images, cancel.as_deref())
@@ -405,14 +408,25 @@ fn next_batch(waiting: &mut VecDeque<Patch>, limit: usize) -> Vec<Patch> {
     batch
 }
 
-fn answer_all(batch: Vec<Patch>, run: &Run) {
-    let n = batch.len();
-    let voxels = run.probabilities.len() / n.max(1);
+fn answer_all(mut batch: Vec<Patch>, run: Run) {
+    let run_s = run.took.as_secs_f64() / batch.len().max(1) as f64;
+    if batch.len() == 1
+        && let Some(patch) = batch.pop()
+    {
+        answer(
+            &patch,
+            Ok(Probabilities {
+                values: run.probabilities,
+                run_s,
+            }),
+        );
+        return;
+    }
+    let voxels = run.probabilities.len() / batch.len().max(1);
     for (patch, values) in batch
         .into_iter()
         .zip(run.probabilities.chunks_exact(voxels.max(1)))
     {
-        let run_s = run.took.as_secs_f64() / n as f64;
         answer(
             &patch,
             Ok(Probabilities {

@@ -76,8 +76,8 @@ impl Segmentation {
             }),
             Output::Probability => Ok(self.nifti("probability.nii.gz", &self.probability)),
             Output::Preview => {
-                let bytes =
-                    preview::draw(&self.flair, &self.lesions, NOTICE).map_err(Error::Preview)?;
+                let bytes = preview::draw(&self.flair, &self.lesions, self.frame, NOTICE)
+                    .map_err(Error::Preview)?;
                 Ok(Artifact {
                     name: "preview.png",
                     media_type: MediaType::Png,

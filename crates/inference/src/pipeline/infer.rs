@@ -12,6 +12,7 @@ use dawson_imaging::study::Study;
 use dawson_imaging::tile::{self, Tiling};
 use dawson_imaging::volume::Volume;
 use dawson_imaging::vote::{Votes, Weighting};
+use rayon::prelude::*;
 
 use super::{Error, Progress, Run, Stage, error};
 use crate::engine::{Answer, Cancel, Patch};
@@ -238,23 +239,23 @@ fn patch(
     let input = &run.model.manifest.input;
     let outside = run.model.manifest.normalisation.outside_brain;
     let voxels: usize = plan.patch.iter().product();
-    let mut image = Vec::with_capacity(voxels * input.contrasts.len());
-    for contrast in &input.contrasts {
-        let from = image.len();
-        match study
-            .images
-            .iter()
-            .find(|placed| placed.contrast == *contrast)
-        {
-            Some(placed) => {
-                image.resize(from + voxels, outside);
-                placed
-                    .volume
-                    .copy_box(look.start, plan.patch, &mut image[from..]);
+    let mut image = vec![0.0; voxels * input.contrasts.len()];
+    image
+        .par_chunks_exact_mut(voxels)
+        .zip(&input.contrasts)
+        .for_each(|(channel, contrast)| {
+            match study
+                .images
+                .iter()
+                .find(|placed| placed.contrast == *contrast)
+            {
+                Some(placed) => {
+                    channel.fill(outside);
+                    placed.volume.copy_box(look.start, plan.patch, channel);
+                }
+                None => channel.fill(input.missing_value),
             }
-            None => image.resize(from + voxels, input.missing_value),
-        }
-    }
+        });
     if look.mirrored {
         mirror(&mut image, plan.patch[0]);
     }

@@ -15,7 +15,8 @@ pub use artifacts::{Artifact, MediaType};
 use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::{CountingRule, Lesions};
 use dawson_imaging::nifti::{self, AffineSource, Limits, Scan, SpatialFields};
-use dawson_imaging::normalise::normalise;
+use dawson_imaging::normalise::{Scale, normalise};
+use dawson_imaging::preview::Frame;
 use dawson_imaging::resample::{Resampling, resample};
 use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
@@ -116,6 +117,7 @@ pub struct Segmentation {
     pub lesions: Lesions,
     /// What was found, and how.
     pub report: Report,
+    frame: Frame,
     outputs: Vec<Output>,
 }
 
@@ -197,7 +199,8 @@ fn segment(
     describe_placement(&study, &mut contrasts, &mut warnings);
 
     clock.enter(Stage::Normalise)?;
-    normalise_all(&mut study, run.model)?;
+    let scale = normalise_all(&mut study, run.model)?;
+    let frame = frame(&study, scale);
 
     clock.enter(Stage::Infer)?;
     let inferred = infer::probability(&study, run, clock.progress, cancel)?;
@@ -245,6 +248,7 @@ fn segment(
         probability,
         lesions,
         report,
+        frame,
         outputs,
     })
 }
@@ -482,15 +486,31 @@ fn describe_placement(
     }
 }
 
-fn normalise_all(study: &mut Study, model: &Model) -> Result<(), Error> {
+/// Scales every contrast; returns what was found for the FLAIR, which is the first.
+fn normalise_all(study: &mut Study, model: &Model) -> Result<Scale, Error> {
     let how = model.manifest.normalisation;
     let brain = &study.brain;
-    study.images.par_iter_mut().try_for_each(|image| {
-        let contrast = image.contrast;
-        normalise(&mut image.volume, brain, how)
-            .map(|_| ())
-            .map_err(|reason| Error::Normalise { contrast, reason })
-    })
+    let scales: Vec<Scale> = study
+        .images
+        .par_iter_mut()
+        .map(|image| {
+            let contrast = image.contrast;
+            normalise(&mut image.volume, brain, how)
+                .map_err(|reason| Error::Normalise { contrast, reason })
+        })
+        .collect::<Result<_, _>>()?;
+    let missing = Error::Missing {
+        contrast: Contrast::Flair,
+        model: model.id(),
+    };
+    scales.first().copied().ok_or(missing)
+}
+
+/// The picture shows the study's box, from deep within fluid to the brightest lesions.
+fn frame(study: &Study, flair: Scale) -> Frame {
+    let black = flair.median - 3.5 * flair.deviation;
+    let white = flair.median + 3.5 * flair.deviation;
+    Frame::around(&study.grid, black, white)
 }
 
 fn foreground_ml(study: &Study) -> f64 {
