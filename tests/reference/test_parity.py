@@ -231,8 +231,9 @@ def turned(path, out, degrees, shift=(0.0, 0.0, 0.0)):
     return out
 
 
-def test_oblique(phantom, tmp_path):
-    thick = phantom("--spacing", "0.8,0.8,3", "--orientation", "LPS")
+@pytest.mark.parametrize("spacing", ["0.9,0.9,4", "0.8,0.8,3"])  # In the second, slices meet the network's grid.
+def test_oblique(phantom, tmp_path, spacing):
+    thick = phantom("--spacing", spacing, "--orientation", "LPS")
     plain = phantom("--spacing", "2,2,2", contrasts="flair,t1w,t2w")
     scans = {"flair": turned(thick / "flair.nii.gz", tmp_path / "flair.nii.gz", [20, -15, 10], [5, 60, -40]),
              "t1w": turned(plain / "t1w.nii.gz", tmp_path / "t1w.nii.gz", [12, -8, 25], [6, 55, -38.5])}
