@@ -14,12 +14,20 @@ use crate::store::JobId;
 /// Seconds of a study, from a patch on a GPU to a large network on a small machine.
 const SECONDS: [f64; 10] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0];
 
+static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+
+/// Folds what histograms have gathered, so that they do not grow while nobody asks for them.
+pub fn upkeep() {
+    if let Some(Ok(handle)) = HANDLE.get() {
+        handle.run_upkeep();
+    }
+}
+
 /// Installs the recorder, once in a process.
 ///
 /// # Errors
 /// If another recorder was installed before.
 pub fn metrics() -> Result<PrometheusHandle, String> {
-    static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
     let build = || {
         PrometheusBuilder::new()
             .set_buckets(&SECONDS)

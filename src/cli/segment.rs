@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args as ClapArgs;
 use dawson_imaging::study::Contrast;
+use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Model, Voting, hex};
 use dawson_inference::pipeline::{
@@ -91,6 +92,12 @@ struct SettingsArgs {
     /// The share of a patch that the next one covers again, 0 to 0.9
     #[arg(long)]
     overlap: Option<f64>,
+    /// Voxels of a patch for full voting, multiples of the network's from 32 to 256, such as 64,64,64
+    #[arg(long, value_parser = patch, value_name = "I,J,K")]
+    patch: Option<Patch>,
+    /// How votes weigh: bspline2, gaussian or uniform
+    #[arg(long, value_parser = weighting)]
+    weighting: Option<Weighting>,
     /// Let mirrored patches vote too
     #[arg(long)]
     flips: bool,
@@ -104,6 +111,24 @@ struct SettingsArgs {
 
 fn voting(text: &str) -> Result<Voting, String> {
     named(text, &Voting::ALL, Voting::name)
+}
+
+/// Voxels of a patch.
+#[derive(Debug, Clone, Copy)]
+struct Patch([usize; 3]);
+
+fn patch(text: &str) -> Result<Patch, String> {
+    let wrong = || "must be three whole numbers such as 64,64,64".to_owned();
+    let sides: Result<Vec<usize>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+    sides
+        .ok()
+        .and_then(|sides| sides.try_into().ok())
+        .map(Patch)
+        .ok_or_else(wrong)
+}
+
+fn weighting(text: &str) -> Result<Weighting, String> {
+    named(text, &Weighting::ALL, Weighting::name)
 }
 
 fn precision(text: &str) -> Result<Precision, String> {
@@ -133,8 +158,8 @@ impl SettingsArgs {
             min_lesion_ml: self.min_lesion_ml,
             voting: self.voting,
             overlap: self.overlap,
-            patch: None,
-            weighting: None,
+            patch: self.patch.map(|patch| patch.0),
+            weighting: self.weighting,
             flips: self.flips.then_some(true),
             precision: self.precision,
             outputs: self.outputs.clone(),
@@ -404,7 +429,7 @@ fn run_case(args: &Args, case: &Case, work: &Work) -> Row {
     let folder = args.out.join(&case.name);
     let outcome = read(&case.files).and_then(|files| {
         if args.resume
-            && let Some(report) = finished(&folder, &files, &work.model)
+            && let Some(report) = finished(&folder, &files, work)
         {
             return Ok(("kept", report));
         }
@@ -443,8 +468,8 @@ fn run_case(args: &Args, case: &Case, work: &Work) -> Row {
     }
 }
 
-/// The report in `folder`, if it is of these very files and this model.
-fn finished(folder: &Path, sent: &[ContrastFile], model: &Model) -> Option<Report> {
+/// The report in `folder`, if it is of these very files, this model and these settings.
+fn finished(folder: &Path, sent: &[ContrastFile], work: &Work) -> Option<Report> {
     let bytes = files::read(&folder.join("report.json")).ok()?;
     let report: Report = serde_json::from_slice(&bytes).ok()?;
     let same = |file: &ContrastFile| {
@@ -456,7 +481,15 @@ fn finished(folder: &Path, sent: &[ContrastFile], model: &Model) -> Option<Repor
             .any(|c| c.contrast == file.contrast.name() && c.sha256 == sha256)
     };
     let all = report.study.contrasts.len() == sent.len() && sent.iter().all(same);
-    (all && report.model.sha256 == model.sha256()).then_some(report)
+    let settings = &work.settings;
+    let as_asked = report.model.sha256 == work.model.sha256()
+        && report.settings.threshold.to_bits() == settings.threshold.to_bits()
+        && report.settings.min_lesion_ml.to_bits() == settings.min_lesion_ml.to_bits()
+        && report.settings.overlap.to_bits() == settings.overlap.to_bits()
+        && report.settings.voting == settings.voting.name()
+        && report.settings.flips == settings.flips
+        && report.engine.precision == settings.precision.name();
+    (all && as_asked).then_some(report)
 }
 
 fn read_table(path: &Path) -> Result<Vec<Case>, Failure> {

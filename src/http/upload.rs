@@ -100,8 +100,8 @@ pub(super) async fn receive(
 fn broken(error: &MultipartError) -> Failure {
     let code = match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Code::BodyTooLarge,
-        StatusCode::BAD_REQUEST => Code::MalformedRequest,
-        _ => return Failure::internal(&error.body_text()),
+        // A wrong form, or a stream that broke: the client is gone, and that is no fault of ours.
+        _ => Code::MalformedRequest,
     };
     Failure::new(code, error.body_text())
 }
@@ -155,6 +155,8 @@ async fn scan(
     if !guarded {
         guard(&head, name, limits)?;
     }
+    // The last write may still be under way, and only this tells whether it failed.
+    file.flush().await.map_err(unwritten)?;
     file.sync_all().await.map_err(unwritten)?;
     Ok(StoredFile {
         name: name.to_owned(),

@@ -67,6 +67,9 @@ impl Channel {
     /// Adds an event.
     pub fn push(&self, kind: Kind, data: Value) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.last().is_some_and(|e| e.kind == Kind::End) {
+            return; // Nothing follows the end.
+        }
         let id = events.last().map_or(0, |e| e.id) + 1;
         if kind == Kind::Progress && events.last().is_some_and(|e| e.kind == Kind::Progress) {
             events.pop();
@@ -81,6 +84,13 @@ impl Channel {
     pub fn after(&self, id: u64) -> Vec<Event> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.iter().filter(|e| e.id > id).cloned().collect()
+    }
+
+    /// Where to go on for one who saw `id`: an id that was never given out is of an earlier process, whose
+    /// events are gone, so all of this one's are new.
+    #[must_use]
+    pub fn resume_after(&self, id: u64) -> u64 {
+        if id > *self.latest.borrow() { 0 } else { id }
     }
 
     /// Whether the last event has been pushed.
@@ -150,6 +160,15 @@ mod tests {
         assert_eq!(ids, [1, 3, 4]);
         assert_eq!(channel.after(3).len(), 1);
         assert!(channel.has_ended());
+    }
+
+    #[test]
+    fn nothing_follows_the_end_and_an_unknown_id_starts_anew() {
+        let channel = Channel::new();
+        channel.push(Kind::End, json!("cancelled"));
+        channel.push(Kind::Progress, json!(1));
+        assert_eq!(channel.after(0).len(), 1);
+        assert_eq!((channel.resume_after(1), channel.resume_after(40)), (1, 0));
     }
 
     #[tokio::test]

@@ -421,8 +421,10 @@ impl Jobs {
                 seen = channel.after(seen).last().map_or(seen, |e| e.id);
             }
         };
-        if tokio::time::timeout(patience, ended).await.is_err() {
-            tracing::debug!(job = %id, "the caller's patience ended before the job");
+        tokio::select! {
+            () = ended => {}
+            () = tokio::time::sleep(patience) => {}
+            () = self.closed() => {}
         }
         self.get(id).await
     }
@@ -552,6 +554,15 @@ impl Jobs {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         *self.closing.borrow()
+    }
+
+    /// Returns once the service is about to stop: who only watches is let go then.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut closing = self.closing.subscribe();
+        async move {
+            // An error means that the sender is gone, and the service with it.
+            let _closed = closing.wait_for(|closing| *closing).await;
+        }
     }
 
     /// Takes no more jobs; those that run may go on for the grace time.

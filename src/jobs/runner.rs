@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{Error, Jobs, Kind, blocking, now_ms};
-use crate::store::{Job, State, StoredProgress};
+use crate::store::{Job, JobId, State, StoredProgress};
 use crate::telemetry;
 
 /// How long a worker sleeps if nobody wakes it.
@@ -40,9 +40,11 @@ impl Jobs {
         let free = Arc::new(Semaphore::new(self.config.workers.max(1)));
         let mut closing = self.closing.subscribe();
         while !self.is_closing() {
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-                break;
+            let permit = tokio::select! {
+                permit = Arc::clone(&free).acquire_owned() => permit,
+                _closed = closing.wait_for(|closing| *closing) => break,
             };
+            let Ok(permit) = permit else { break };
             if let Some(job) = self.take().await {
                 let jobs = Arc::clone(&self);
                 tokio::spawn(async move {
@@ -271,16 +273,10 @@ impl Jobs {
             }
             Ok(false) => {
                 telemetry::lease_lost(id, attempt);
-                let files = self.files.clone();
-                let dropped = blocking(move || {
-                    files.drop_results(id, attempt);
-                    Ok(())
-                });
-                if let Err(error) = dropped.await {
-                    tracing::error!(job = %id, %error, "results that do not count could not be removed");
-                }
+                self.drop_results(id, attempt).await;
             }
             Err(error) => {
+                self.drop_results(id, attempt).await;
                 let problem = Box::new(Problem::new(
                     Code::StorageFailed,
                     "the results could not be written",
@@ -293,6 +289,18 @@ impl Jobs {
                 };
                 self.give_up(job, failed).await;
             }
+        }
+    }
+
+    /// Removes results that do not count.
+    async fn drop_results(&self, id: JobId, attempt: i64) {
+        let files = self.files.clone();
+        let dropped = blocking(move || {
+            files.drop_results(id, attempt);
+            Ok(())
+        });
+        if let Err(error) = dropped.await {
+            tracing::error!(job = %id, %error, "results that do not count could not be removed");
         }
     }
 

@@ -30,6 +30,7 @@ impl Jobs {
         self.reclaim().await?;
         self.expire().await?;
         self.hub.sweep();
+        telemetry::upkeep();
         let files = self.files.clone();
         let survey = blocking(move || {
             let survey = files.survey(grace)?;
@@ -84,6 +85,9 @@ impl Jobs {
         }
         for id in lapsed.crashed {
             self.stop(id);
+            if let Some(job) = self.store.get(id).await? {
+                self.drop_inputs_of(&job).await;
+            }
             telemetry::job_failed(id, Code::Crashed, "three times");
             self.hub
                 .channel(id)

@@ -1,7 +1,8 @@
 //! The files of jobs, in a folder.
 //!
 //! `incoming/<upload>/` while a study arrives, `jobs/<id>/inputs/` once it is acknowledged,
-//! `jobs/<id>/results-<attempt>/` when an attempt has succeeded. Folders are renamed whole.
+//! `jobs/<id>/results-<attempt>/` while and after an attempt writes them: they count once the row says
+//! so. Uploads are renamed whole.
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -80,6 +81,7 @@ impl JobFiles {
         let folder = self.results(id, attempt);
         remove(&folder); // Of the same attempt there can only be rests.
         create(&folder)?;
+        files::sync_folder(&self.job(id)).map_err(Error::File)?;
         artifacts
             .iter()
             .map(|artifact| {

@@ -16,7 +16,6 @@ from scipy import ndimage
 SINGLE_SHAPES = [(96, 96, 96), (112, 144, 112), (128, 160, 128), (144, 176, 144), (160, 192, 160),
                  (176, 208, 192), (192, 240, 224), (256, 256, 256)]
 MOST_SINGLE_VOXELS = 12_000_000
-ON_CENTRE = 1e-4  # Voxels: a point as near as this to a centre is on it, or rounding would decide what is background.
 
 
 class Lesion(NamedTuple):
@@ -145,8 +144,7 @@ def resample(source, source_affine, target_affine, target_shape):
         points = []
         for row, n in zip(matrix[:3], source.shape):
             at = row[0] * (i + offset[0]) + row[1] * (j + offset[1]) + row[2] * (k + offset[2]) + row[3]
-            at = numpy.where(abs(at - numpy.rint(at)) < ON_CENTRE, numpy.rint(at), at)
-            inside &= (at >= -0.5 - ON_CENTRE) & (at <= n - 0.5 + ON_CENTRE)
+            inside &= (at >= -0.5) & (at <= n - 0.5)
             points.append(numpy.clip(at, 0, n - 1))
         total += numpy.where(inside, ndimage.map_coordinates(source, points, order=1, mode="nearest"), 0)
     return total / counts.prod()
@@ -173,7 +171,8 @@ def find_brain(volume, affine):
     values, counts = numpy.unique(volume[on_faces], return_counts=True)
     background = values[counts.argmax()]  # `values` are sorted: the smallest of equally common ones.
     if (volume == background).mean() >= 0.2:
-        brain = ndimage.binary_fill_holes(large_components(volume != background))
+        clearly = numpy.abs(volume - background) > 1e-3 * (volume.max() - volume.min())
+        brain = ndimage.binary_fill_holes(large_components(clearly))
         ml = brain.sum() * abs(numpy.linalg.det(affine[:3, :3])) / 1000
         if ml <= 2300 and brain[on_faces].mean() <= 0.05:
             return brain, "brain"

@@ -17,6 +17,9 @@ const LARGEST_BRAIN_ML: f64 = 2300.0;
 const LEAST_BACKGROUND: f64 = 0.2;
 /// A stripped brain touches the faces of its volume with at most this share of their voxels.
 const MOST_ON_FACES: f64 = 0.05;
+/// What differs from the background by less than this share of the image's range is background: where
+/// interpolation gave a voxel a hair of its neighbour, rounding must not decide.
+const CLEARLY: f32 = 1e-3;
 /// Pieces smaller than this share of the largest one are rests, not brain.
 const SMALLEST_PIECE: f64 = 0.01;
 
@@ -59,7 +62,9 @@ pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
     let background = commonest_on_faces(flair);
     let empty = samples.iter().filter(|&&s| s == background).count();
     if empty as f64 >= LEAST_BACKGROUND * samples.len() as f64 {
-        let mask = filled(&largest(flair, |s| s != background), Fill::Volume);
+        let least = CLEARLY * range(samples);
+        let inside = |s: f32| (s - background).abs() > least;
+        let mask = filled(&largest(flair, inside), Fill::Volume);
         let voxels = mask.samples().iter().filter(|&&m| m != 0).count();
         let brain_sized = voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML;
         if brain_sized && share_on_faces(&mask) <= MOST_ON_FACES {
@@ -91,6 +96,16 @@ fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
             }
         }
     }
+}
+
+/// The largest value less the smallest.
+fn range(samples: &[f32]) -> f32 {
+    let ends = samples
+        .iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &s| {
+            (low.min(s), high.max(s))
+        });
+    ends.1 - ends.0
 }
 
 fn commonest_on_faces(volume: &Volume<f32>) -> f32 {

@@ -266,6 +266,15 @@ mod tests {
     }
 
     #[test]
+    fn a_probability_of_exactly_the_threshold_belongs_to_a_lesion() {
+        let on_it = Lesions::find(
+            &volume([4, 4, 4], |at| if at == [1, 1, 1] { 0.5 } else { 0.0 }),
+            RULE,
+        );
+        assert_eq!(on_it.items.len(), 1);
+    }
+
+    #[test]
     fn nothing_above_the_threshold_is_no_lesion() {
         let none = Lesions::find(&volume([4, 4, 4], |_| 0.49), RULE);
         assert!(none.items.is_empty() && none.volume_ml() == 0.0);

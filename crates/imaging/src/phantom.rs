@@ -262,7 +262,9 @@ impl Scanner {
                 continue;
             };
             met = true;
-            voxel.lesion += share * self.lesions.paint(world, self.softness_mm, &mut paint);
+            if self.lesions.paint(world, self.softness_mm, &mut paint) {
+                voxel.lesion += share;
+            }
             voxel.brain += share * paint.brain;
             for (sum, signal) in voxel.signals.iter_mut().zip(paint.signals) {
                 *sum += share * signal;

@@ -16,6 +16,8 @@ use crate::volume::Volume;
 
 /// Voxels around the brain's box that the network sees too.
 const MARGIN: usize = 4;
+/// The most voxels of the FLAIR's field of view at the model's spacing: 400 mm cubed at 1 mm.
+const MAX_FIELD: usize = 64_000_000;
 /// Less of the brain than this inside another contrast's field of view is another place.
 const LEAST_COVERAGE: f64 = 0.01;
 
@@ -122,6 +124,14 @@ pub enum Error {
     /// The model's spacing does not suit the FLAIR.
     #[error("flair at the model's spacing: {0}")]
     Grid(GridError),
+    /// At the model's spacing the FLAIR's field of view has too many voxels.
+    #[error("flair at the model's spacing has {voxels} voxels, at most {max} are taken")]
+    FieldTooLarge {
+        /// Voxels of the field.
+        voxels: usize,
+        /// The limit.
+        max: usize,
+    },
     /// A contrast that shows another place.
     #[error("{contrast} covers {:.1} % of the brain on the flair: by their headers they show different places", coverage * 100.0)]
     Elsewhere {
@@ -173,6 +183,12 @@ struct Cut {
 fn cut(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
     let canonical = flair.grid().canonical();
     let field = canonical.with_spacing(spacing_mm).map_err(Error::Grid)?;
+    if field.voxels() > MAX_FIELD {
+        return Err(Error::FieldTooLarge {
+            voxels: field.voxels(),
+            max: MAX_FIELD,
+        });
+    }
     if field == canonical
         && let Some(cut) = cut_in_place(flair)?
     {
@@ -359,6 +375,14 @@ mod tests {
         let study = assemble(&ball(10.0), Vec::new(), [2.0; 3]).unwrap();
         assert_eq!(study.grid.shape(), [60 + 2 * MARGIN; 3]);
         assert_eq!(study.images[0].resampling, Resampling::Exact);
+    }
+
+    #[test]
+    fn a_field_of_view_beyond_any_head_is_refused_before_it_is_laid_out() {
+        let grid = Grid::new([128; 3], DAffine3::from_scale(DVec3::splat(10.0))).unwrap();
+        let vast = Volume::from_fn(grid, |[i, _, _]| i as f32);
+        let refused = assemble(&vast, Vec::new(), [1.0; 3]);
+        assert!(matches!(refused, Err(Error::FieldTooLarge { .. })));
     }
 
     #[test]

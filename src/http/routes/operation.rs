@@ -61,7 +61,7 @@ async fn ready(State(app): State<App>) -> Response {
         },
         CheckBody {
             name: "engine",
-            ok: true,
+            ok: app.jobs.segmenter().is_alive(),
             detail: format!("{}, ONNX Runtime {}", engine.device, engine.runtime_version),
         },
         CheckBody {

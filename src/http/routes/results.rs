@@ -7,7 +7,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::header::{
+    CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -55,6 +58,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     ),
     responses(
         (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The job has ended and every event was seen"),
         (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
@@ -70,7 +74,13 @@ async fn events(
         .and_then(|v| v.parse().ok())
         .unwrap_or(0);
     let channel = app.jobs.watch(id).await?;
-    Ok(Sse::new(follow(channel, seen))
+    let seen = channel.resume_after(seen);
+    if channel.has_ended() && channel.after(seen).is_empty() {
+        // Nothing will ever follow: this tells an EventSource not to come again.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let closed = app.jobs.closed();
+    Ok(Sse::new(follow(channel, seen).take_until(closed))
         .keep_alive(KeepAlive::new().interval(PING))
         .into_response())
 }
@@ -147,13 +157,23 @@ async fn get(
     State(app): State<App>,
     Id(id): Id,
     Path(path): Path<ArtifactPath>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Failure> {
     let (file, path) = app.jobs.artifact(id, &path.name).await?;
     let etag = HeaderValue::from_str(&format!("\"{}\"", file.sha256))
         .map_err(|e| Failure::internal(&e))?;
     if request.headers().get(IF_NONE_MATCH) == Some(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    }
+    // The file's own conditions (a modification time, another ETag) are not ours.
+    for name in [
+        IF_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_UNMODIFIED_SINCE,
+        IF_NONE_MATCH,
+        IF_RANGE,
+    ] {
+        request.headers_mut().remove(name);
     }
     let served = ServeFile::new(path)
         .oneshot(request)

@@ -149,37 +149,32 @@ impl Lesions {
             .any(|lesion| lesion.depth(world).is_some_and(|depth| depth >= 0.0))
     }
 
-    /// Paints the lesions over `paint`; returns how much of the point is lesion.
-    pub(super) fn paint(&self, world: Vec3, softness_mm: f32, paint: &mut Paint) -> f32 {
+    /// Paints the lesions over `paint`; returns whether the middle of the point is lesion.
+    pub(super) fn paint(&self, world: Vec3, softness_mm: f32, paint: &mut Paint) -> bool {
         if paint.host <= 0.0 {
-            return 0.0;
+            return false;
         }
-        let mut truth = 0.0_f32;
+        let mut inside = false;
         let mut strongest: Option<(f32, Signals)> = None;
         for lesion in &self.0 {
             let Some(depth) = lesion.depth(world) else {
                 continue;
             };
+            inside |= depth >= 0.0;
             // The border is softer than a voxel: inflammation fades out.
             let share = (0.5 + depth / (softness_mm + 0.9)).clamp(0.0, 1.0);
             let halo = 0.16 * (depth.min(0.0) / 2.0).exp();
             let share = share.max(halo);
-            truth = truth.max((0.5 + depth / softness_mm).clamp(0.0, 1.0));
             if strongest.is_none_or(|(most, _)| share > most) {
                 strongest = Some((share, lesion.signals(depth, world)));
             }
         }
-        let Some((share, signals)) = strongest else {
-            return 0.0;
-        };
-        for (signal, lesion) in paint.signals.iter_mut().zip(signals) {
-            *signal += share * paint.host * (lesion - *signal);
+        if let Some((share, signals)) = strongest {
+            for (signal, lesion) in paint.signals.iter_mut().zip(signals) {
+                *signal += share * paint.host * (lesion - *signal);
+            }
         }
-        if truth >= 0.5 && paint.host >= 0.5 {
-            truth.min(paint.host)
-        } else {
-            0.0
-        }
+        inside && paint.host >= 0.5
     }
 }
 

@@ -126,6 +126,14 @@ impl Engine {
         &self.info
     }
 
+    /// Whether its thread still works.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Hands over a patch; waits while the queue is full.
     ///
     /// # Errors
@@ -186,7 +194,12 @@ fn settle(runtime: &Runtime, choice: DeviceChoice) -> Result<Device, Error> {
         },
         DeviceChoice::Auto => Ok(Device::ALL
             .into_iter()
-            .filter(|&device| !matches!(device, Device::Cuda(_) | Device::TensorRt(_)) || has_gpu())
+            // TensorRT builds engines for minutes at its first start: by name only.
+            .filter(|&device| match device {
+                Device::TensorRt(_) => false,
+                Device::Cuda(_) => has_gpu(),
+                Device::OpenVino | Device::Cpu => true,
+            })
             .find(|&device| availability(runtime, device) == Availability::Built)
             .unwrap_or(Device::Cpu)),
     }

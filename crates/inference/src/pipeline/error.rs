@@ -5,7 +5,7 @@ use dawson_imaging::{nifti, preview, study};
 
 use super::settings::OutOfRange;
 use crate::models;
-use crate::problem::{Code, Problem};
+use crate::problem::{Class, Code, Problem};
 use crate::{engine, report};
 
 /// Why a study has no result.
@@ -48,6 +48,16 @@ pub enum Error {
     /// A setting out of its range.
     #[error(transparent)]
     Settings(OutOfRange),
+    /// So many patches that one study would keep the engine for hours.
+    #[error(
+        "the study needs {looks} patches, at most {max} are computed: ask for larger patches or less overlap"
+    )]
+    TooManyLooks {
+        /// Patches.
+        looks: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The network could not be run.
     #[error(transparent)]
     Engine(engine::Error),
@@ -73,6 +83,8 @@ impl Error {
             Self::Study(study::Error::Elsewhere { .. }) => Code::ContrastElsewhere,
             Self::Study(study::Error::NothingThere(_)) | Self::Normalise { .. } => Code::NoContrast,
             Self::Study(study::Error::Grid(_)) => Code::InvalidAffine,
+            Self::Study(study::Error::FieldTooLarge { .. }) => Code::ImageTooLarge,
+            Self::TooManyLooks { .. } => Code::StudyTooLarge,
             Self::Settings(_) => Code::InvalidOptions,
             Self::Engine(error) => engine_code(error),
             Self::Cancelled => Code::Cancelled,
@@ -84,15 +96,11 @@ impl Error {
     /// The problem as a client sees it: what was ours to prevent is not explained to it.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        match self.code() {
-            Code::Internal => Problem::new(
-                Code::Internal,
-                "the study could not be computed because of a fault in Dawson",
-            ),
-            Code::RuntimeUnavailable => {
-                Problem::new(Code::RuntimeUnavailable, "ONNX Runtime does not answer")
-            }
-            code => Problem::new(code, self.to_string()),
+        let code = self.code();
+        match code.class() {
+            Class::Invalid => Problem::new(code, self.to_string()),
+            // The reason may name files and libraries; the log has it.
+            Class::Transient | Class::Internal => Problem::new(code, code.page()),
         }
     }
 }
@@ -117,10 +125,11 @@ pub fn nifti_code(error: &nifti::Error) -> Code {
         | E::DataTruncated { .. }
         | E::TrailingData { .. }
         | E::DataOffset { .. }
-        | E::Bitpix { .. } => Code::DamagedImage,
-        E::AxisLength { .. } | E::TooManyVoxels { .. } | E::OutOfMemory { .. } => {
-            Code::ImageTooLarge
-        }
+        | E::Bitpix { .. }
+        | E::AxisLength { found: ..=0, .. } => Code::DamagedImage,
+        E::AxisLength { .. } | E::TooManyVoxels { .. } => Code::ImageTooLarge,
+        E::OutOfMemory { .. } => Code::OutOfMemory,
+
         E::Quaternion { .. } | E::Affine { .. } => Code::InvalidAffine,
         // A pair's header, other axes, several volumes, other types; `nifti::Error` may grow, and what it
         // adds is a kind of image not read.

@@ -15,12 +15,14 @@ use dawson_imaging::vote::{Votes, Weighting};
 use rayon::prelude::*;
 
 use super::{Error, Progress, Run, Stage, error};
-use crate::engine::{Answer, Cancel, Patch};
+use crate::engine::{Answer, Cancel, Engine, Patch};
 use crate::models::Voting;
 use crate::report::Warning;
 
 /// The most voxels that one look may hold: beyond it, memory decides for patches.
 const MOST_AT_ONCE: usize = 12_000_000;
+/// The most looks of one study: with the shipped network and patches of 32 voxels about ten minutes.
+const MOST_LOOKS: usize = 10_000;
 
 /// The network's answer for a study.
 pub(super) struct Inferred {
@@ -59,6 +61,12 @@ pub(super) fn probability(
     cancel: &Arc<Cancel>,
 ) -> Result<Inferred, Error> {
     let plan = plan(study, run);
+    if plan.looks.len() > MOST_LOOKS {
+        return Err(Error::TooManyLooks {
+            looks: plan.looks.len(),
+            max: MOST_LOOKS,
+        });
+    }
     let mut votes = Votes::new(study.grid, plan.patch, plan.weighting);
     let mut network_s = 0.0;
     let total = plan.looks.len();
@@ -199,7 +207,7 @@ fn compute(
             sent += 1;
             continue;
         }
-        let Answer { number, outcome } = receive(&answers, cancel)?;
+        let Answer { number, outcome } = receive(&answers, run.engine, cancel)?;
         let probabilities = outcome?;
         early.insert(number, (probabilities.values, probabilities.run_s));
         while let Some((values, run_s)) = early.remove(&voted) {
@@ -211,14 +219,14 @@ fn compute(
 }
 
 /// Waits for an answer; a patch that the engine dropped because of a cancellation has none.
-fn receive(answers: &Receiver<Answer>, cancel: &Cancel) -> Result<Answer, Error> {
+fn receive(answers: &Receiver<Answer>, engine: &Engine, cancel: &Cancel) -> Result<Answer, Error> {
     const LOOK_UP: std::time::Duration = std::time::Duration::from_millis(50);
     loop {
         match answers.recv_timeout(LOOK_UP) {
             Ok(answer) => return Ok(answer),
             Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) if engine.is_alive() => {}
+            Err(_) => {
                 return Err(Error::Engine(crate::engine::Error::Stopped));
             }
         }

@@ -134,6 +134,12 @@ impl Segmenter {
         self.engine.info()
     }
 
+    /// Whether the engine still works.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.engine.is_alive()
+    }
+
     /// What a scan may unpack to.
     #[must_use]
     pub fn limits(&self) -> Limits {

@@ -164,17 +164,24 @@ impl Settings {
     }
 }
 
+/// The most voxels of a patch: what 192 voxels a side have.
+const MOST_PATCH_VOXELS: usize = 192 * 192 * 192;
+
 /// A patch of at least 32 voxels a side, of sides that suit the network.
 fn patch(shape: [usize; 3], multiple: NonZeroUsize) -> Result<[NonZeroUsize; 3], OutOfRange> {
     let side = |n: usize| {
         NonZeroUsize::new(n).filter(|n| (32..=256).contains(&n.get()) && n.get() % multiple == 0)
     };
     match shape.map(side) {
-        [Some(i), Some(j), Some(k)] => Ok([i, j, k]),
+        [Some(i), Some(j), Some(k)] if i.get() * j.get() * k.get() <= MOST_PATCH_VOXELS => {
+            Ok([i, j, k])
+        }
         _ => Err(OutOfRange {
             field: "patch",
             found: format!("{shape:?}"),
-            allowed: format!("three multiples of {multiple} from 32 to 256"),
+            allowed: format!(
+                "three multiples of {multiple} from 32 to 256, at most {MOST_PATCH_VOXELS} voxels"
+            ),
         }),
     }
 }
