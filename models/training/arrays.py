@@ -1,0 +1,59 @@
+"""Random fields and filters that both generators use, on plain `(k, j, i)` arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array = NDArray[Any]
+Shape = tuple[int, int, int]
+Rng = np.random.Generator
+
+
+def field(rng: Rng, shape: Shape, cells: int) -> Array:
+    """A smooth random field of mean 0 and deviation about 1, `cells` bumps along the longest axis."""
+    coarse = [max(2, round(cells * n / max(shape)) + 1) for n in shape]
+    bumps = torch.from_numpy(rng.normal(size=(1, 1, *coarse)).astype(np.float32))
+    smooth = F.interpolate(bumps, size=shape, mode="trilinear", align_corners=True)[0, 0].numpy()
+    return smooth / (smooth.std() + 1e-6)
+
+
+def blur(x: Array, sigma: float | Array) -> Array:
+    sigmas = np.broadcast_to(sigma, (3,))
+    return ndimage.gaussian_filter(x, sigmas, truncate=3.0) if max(sigmas) > 0.2 else x
+
+
+def resize(x: Array, shape: Shape) -> Array:
+    samples = torch.from_numpy(np.ascontiguousarray(x, np.float32))[None, None]
+    return F.interpolate(samples, size=shape, mode="trilinear", align_corners=True)[0, 0].numpy()
+
+
+def rotation(angles_rad: Array) -> Array:
+    (ca, cb, cc), (sa, sb, sc) = np.cos(angles_rad), np.sin(angles_rad)
+    about_k = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+    about_j = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+    about_i = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
+    return about_k @ about_j @ about_i
+
+
+def thick_slices(x: Array, rng: Rng, axis: int, voxels: float) -> Array:
+    """What slices of `voxels` thickness along `axis` leave of `x`, back on its own grid."""
+    sigma = np.zeros(3)
+    sigma[axis] = 0.38 * voxels  # a slice profile whose full width at half maximum is about 0.9
+    coarse = list(x.shape)
+    coarse[axis] = max(8, round(x.shape[axis] / (voxels * rng.uniform(0.9, 1.15))))
+    return resize(resize(blur(x, sigma), (coarse[0], coarse[1], coarse[2])), x.shape)
+
+
+def flat_index(place: Array, shape: Shape) -> Array:
+    """Index into a flattened array for `(..., 3)` places, rounded; places outside hit the edge."""
+    index = np.zeros(place.shape[:-1], np.int64)
+    for axis, n in enumerate(shape):
+        index *= n
+        index += np.clip(np.rint(place[..., axis]), 0, n - 1).astype(np.int64)
+    return index

@@ -1,0 +1,172 @@
+"""Batches of patches from the pool, and real cases for judgement.
+
+A batch is a function of the recipe and the step alone: a run that stopped goes on with the very batches
+it would have had. Nothing here knows the network or the loss.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from arrays import Array, Rng, Shape, blur
+from contrasts import CONTRASTS
+from heads import read_ras
+from normalise import MISSING, OUTSIDE, within_brain
+from pool import paths_of
+from recipe import Recipe
+
+LESION_BIT = 7
+
+
+@dataclass(frozen=True)
+class Batch:
+    image: Tensor
+    """`(n, c, k, j, i)`, float32."""
+    lesion: Tensor
+    """`(n, 1, k, j, i)`, float32, 0 or 1."""
+    classes: Tensor
+    """`(n, k, j, i)`, int64."""
+
+
+class PatchSource:
+    """Draws patches from a pool, by the paper's rule: many near lesions, moved at random."""
+
+    def __init__(self, recipe: Recipe, pool: Path) -> None:
+        self.recipe, self.pool = recipe, pool
+        self._open: OrderedDict[int, tuple[Array, Array, Array, Array]] = OrderedDict()
+
+    def batch(self, step: int, part: int = 0) -> Batch:
+        """The batch of one step; `part` counts those whose gradients are added up."""
+        rng = np.random.default_rng((self.recipe.training.seed, step, part))
+        drawn = [self._patch(step, rng) for _ in range(self.recipe.training.batch)]
+        image = torch.from_numpy(np.stack([image for image, _ in drawn]))
+        label = torch.from_numpy(np.stack([label for _, label in drawn]))
+        return Batch(image, (label >> LESION_BIT)[:, None].float(),
+                     (label & (2**LESION_BIT - 1)).long())
+
+    def batches(self, first_step: int) -> Iterator[list[Batch]]:
+        """All batches of each step from `first_step` on, made ahead of their use in a thread."""
+        ready: queue.Queue[list[Batch]] = queue.Queue(2)
+
+        def work() -> None:
+            for step in range(first_step, self.recipe.training.steps):
+                parts = range(self.recipe.training.accumulate)
+                ready.put([self.batch(step, part) for part in parts])
+
+        threading.Thread(target=work, daemon=True).start()
+        for _ in range(first_step, self.recipe.training.steps):
+            yield ready.get()
+
+    def _patch(self, step: int, rng: Rng) -> tuple[Array, Array]:
+        image, label, lesion, inside = self._sample(self._number(step, rng))
+        plan = self.recipe.patches
+        source = lesion if len(lesion) and rng.random() < plan.on_lesion else inside
+        size, shape = np.array(plan.size), np.array(label.shape)
+        centre = np.array(np.unravel_index(source[rng.integers(len(source))], label.shape))
+        centre += rng.integers(-plan.shift, plan.shift + 1, 3)
+        low = np.clip(centre - size // 2, 0, shape - size)
+        box = tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))
+        patch = np.array(image[(slice(None), *box)], np.float32)  # (c, k, j, i)
+        classes = label[box]
+        if plan.flip and rng.random() < 0.5:
+            patch, classes = patch[..., ::-1], classes[..., ::-1]
+        return self._disturb(patch, classes, rng), np.ascontiguousarray(classes)
+
+    def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
+        plan, contrasts = self.recipe.patches, (len(patch), 1, 1, 1)
+        hidden = patch <= OUTSIDE if self.recipe.task == "lesion" else patch == 0
+        patch = patch * np.exp(rng.uniform(-plan.scale, plan.scale, contrasts))
+        patch = patch + rng.normal(0, plan.offset, contrasts)
+        if any(plan.darker):
+            soft = blur((classes >> LESION_BIT).astype(np.float32), 0.7)
+            patch = patch - rng.uniform(0, 1, contrasts) * _column(plan.darker) * soft
+        patch = patch + _ramps(plan.ramp, patch.shape[1:], rng)
+        patch = patch + rng.uniform(0, plan.noise) * rng.normal(size=patch.shape)
+        patch[hidden] = OUTSIDE if self.recipe.task == "lesion" else 0.0
+        for contrast, rate in enumerate(plan.drop):
+            if rng.random() < rate:
+                patch[contrast] = MISSING
+        return np.ascontiguousarray(patch, np.float32)
+
+    def _number(self, step: int, rng: Rng) -> int:
+        """A sample out of those that are due by this step."""
+        plan = self.recipe.pool
+        late = max(plan.samples - plan.first, 0) * step / max(self.recipe.training.steps * 0.6, 1)
+        return int(rng.integers(min(plan.first + int(late), plan.samples)))
+
+    def _sample(self, number: int) -> tuple[Array, Array, Array, Array]:
+        """Image (mapped), label, and the flat places of its lesion voxels and of its brain."""
+        if number not in self._open:
+            image_path, label_path = paths_of(self.pool, number)
+            while not image_path.exists():
+                time.sleep(0.2)
+            label = np.load(label_path)
+            self._open[number] = (np.load(image_path, mmap_mode="r"), label,
+                                  np.flatnonzero(label >> LESION_BIT),
+                                  np.flatnonzero(label & (2**LESION_BIT - 1)))
+            if len(self._open) > 16:
+                self._open.popitem(last=False)
+        return self._open[number]
+
+
+def _column(values: tuple[float, ...]) -> Array:
+    """One value per contrast, `(c, 1, 1, 1)`."""
+    return np.array(values, np.float32)[:, None, None, None]
+
+
+def _ramps(deviations: tuple[float, ...], shape: Shape, rng: Rng) -> Array:
+    """A plane through each contrast, `(c, k, j, i)`: from the middle to a face it rises by a draw of
+    the contrast's deviation along each axis."""
+    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, k, j, i)
+    slopes = rng.normal(size=(len(deviations), 3)) * np.array(deviations)[:, None] / np.sqrt(3)
+    return np.tensordot(slopes.astype(np.float32), grid, 1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan with its truth, all `(k, j, i)` in RAS+ at 1 mm."""
+
+    name: str
+    image: Array
+    """`(c, k, j, i)`, normalised."""
+    truth: Array
+    brain: Array
+
+    def only(self, kept: tuple[str, ...]) -> Case:
+        """The same case with every other contrast missing."""
+        image = self.image.copy()
+        for n, contrast in enumerate(CONTRASTS):
+            if contrast not in kept:
+                image[n] = MISSING
+        return Case(self.name, image, self.truth, self.brain)
+
+
+def read_case(folder: Path) -> Case:
+    """A skull-stripped labelled case; the brain is where FLAIR is positive, holes filled."""
+    flair, _ = read_ras(folder / "flair.nii.gz")
+    brain = ndimage.binary_fill_holes(flair > 0)
+    image = np.zeros((len(CONTRASTS), *flair.shape), np.float32)
+    for n, contrast in enumerate(CONTRASTS):
+        path = folder / f"{contrast}.nii.gz"
+        if path.exists():
+            samples = read_ras(path)[0].astype(np.float32)
+            image[n] = within_brain(samples, brain & (samples > 0))
+            image[n][~brain] = OUTSIDE
+    truth, _ = read_ras(folder / "lesions.nii.gz")
+    return Case(folder.name, image, truth > 0.5, brain)
+
+
+def read_cases(folder: Path) -> list[Case]:
+    return [read_case(path.parent) for path in sorted(folder.glob("*/lesions.nii.gz"))]

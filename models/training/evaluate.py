@@ -1,0 +1,225 @@
+"""Judges checkpoints: the lesion network on real cases and graded heads, the anatomy on brain masks.
+
+    python evaluate.py labelled WEIGHTS --data DATA         real cases, by subset of contrasts
+    python evaluate.py graded WEIGHTS --pool POOL           synthetic heads of known load
+    python evaluate.py tune WEIGHTS --pool POOL             threshold, minimum volume, temperature
+    python evaluate.py anatomy WEIGHTS --data DATA          brain masks; --pool POOL: classes too
+
+Every command prints a table with its n. The network is the averaged one; a real patient's figure means
+something only if the recipe kept that patient out of the lesion bank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage, optimize
+
+from arrays import Array
+from checkpoints import averaged_network
+from contrasts import CONTRASTS
+from data import LESION_BIT, read_cases
+from measures import (
+    SIZES_ML,
+    Agreement,
+    Rule,
+    agreement,
+    average_precision,
+    dice,
+    without_small,
+)
+from network import FCDenseNet
+from normalise import OUTSIDE
+from predict import class_probability, lesion_probability
+from randomised import CLASSES
+from rawscans import brain_figures
+from recipe import Recipe
+
+SUBSETS = (("flair",), ("flair", "t1w"), ("flair", "t2w"), CONTRASTS)
+TRUTH_MIN_ML = 0.003
+
+
+def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
+    """Mean DSC (lesions) or DSC per class (anatomy) on a pool that is never trained on."""
+    net.eval()
+    scores: dict[str, list[float]] = defaultdict(list)
+    for image, label, _ in pool_samples(pool):
+        if recipe.task == "lesion":
+            found = lesion_probability(net, image, brain_of(image, label)) >= 0.5
+            truth = (label >> LESION_BIT) > 0
+            if truth.any():
+                scores["dsc"].append(dice(found, truth))
+        else:
+            classes = class_probability(net, image[0]).argmax(0)
+            for n, name in enumerate(CLASSES):
+                scores[name].append(dice(classes == n, label == n))
+    return {name: float(np.nanmean(values)) for name, values in scores.items()}
+
+
+def pool_samples(pool: Path) -> Iterator[tuple[Array, Array, dict[str, float]]]:
+    """Image, label and, for a graded pool, what each sample was meant to be."""
+    listed = pool / "grades.json"
+    grades = json.loads(listed.read_text()) if listed.exists() else {}
+    for path in sorted(pool.glob("*.image.npy")):
+        label = np.load(path.with_name(path.name.replace("image", "label")))
+        yield np.load(path).astype(np.float32), label, grades.get(path.name.split(".")[0], {})
+
+
+def brain_of(image: Array, label: Array) -> Array:
+    """Where FLAIR is not outside; with the skull on, the tissue classes with a rim of 2 mm."""
+    inside = image[0] > OUTSIDE
+    if inside[0].mean() > 0.01 or inside[:, :, 0].mean() > 0.01:
+        tissue = (label & (2**LESION_BIT - 1)) > 0
+        inside = ndimage.binary_dilation(tissue, iterations=2)
+    return ndimage.binary_fill_holes(inside)
+
+
+def labelled(net: FCDenseNet, data: Path, rule: Rule) -> None:
+    """Every real case with every subset of contrasts that it has."""
+    print(f"threshold {rule.threshold}, minimum {rule.min_ml} ml\n")
+    print("| case | contrasts | true ml | found ml | DSC | PPV | TPR | lesion TPR | lesion FDR "
+          "| PR-AUC | volume error |\n" + "| --- " * 11 + "|")
+    rows: dict[str, list[tuple[Agreement, float]]] = defaultdict(list)
+    for case in read_cases(data / "labelled"):
+        present = tuple(c for n, c in enumerate(CONTRASTS) if case.image[n].any())
+        for subset in SUBSETS:
+            if not set(subset) <= set(present):
+                continue
+            seen = case.only(subset)
+            probability = lesion_probability(net, seen.image, seen.brain)
+            figures = agreement(rule.mask(probability), without_small(seen.truth, TRUTH_MIN_ML))
+            area = average_precision(probability, seen.truth, seen.brain)
+            rows["all that it has" if subset == present else "+".join(subset)].append(
+                (figures, area))
+            print(f"| {case.name} | {'+'.join(subset)} | {_row(figures)} | {area:.3f} "
+                  f"| {figures.volume_error:.2f} |", flush=True)
+    for name, several in rows.items():
+        dsc = [figures.dsc for figures, _ in several]
+        print(f"| mean, n = {len(several)} scans | {name} | | | {np.mean(dsc):.3f} | | | "
+              f"{np.mean([f.lesion_tpr for f, _ in several]):.2f} | "
+              f"{np.nanmean([f.lesion_fdr for f, _ in several]):.2f} | "
+              f"{np.mean([area for _, area in several]):.3f} | |")
+
+
+def graded(net: FCDenseNet, pool: Path, rule: Rule) -> None:
+    """Synthetic heads by load and slice thickness, lesions by size, and heads without lesions."""
+    groups: dict[tuple[float, float], list[Agreement]] = defaultdict(list)
+    for image, label, grade in pool_samples(pool):
+        truth = (label >> LESION_BIT) > 0
+        found = rule.mask(lesion_probability(net, image, brain_of(image, label)))
+        groups[grade["load_ml"], grade["slices_mm"]].append(agreement(found, truth))
+    print(f"threshold {rule.threshold}, minimum {rule.min_ml} ml\n")
+    print("| load ml | slices mm | n | DSC | lesion TPR | lesion TPR from 0.03 ml | lesion FDR "
+          "| volume error | false ml |\n" + "| --- " * 9 + "|")
+    for (load_ml, slices_mm), several in sorted(groups.items()):
+        large = [t for f in several for t in f.touched[2:]]
+        touched, whole = sum(t for t, _ in large), sum(n for _, n in large)
+        if load_ml == 0:
+            found_ml = [f.found_ml for f in several]
+            print(f"| 0 | {slices_mm:g} | {len(several)} | | | | | | median "
+                  f"{np.median(found_ml):.3f}, most {max(found_ml):.3f} |")
+            continue
+        print(f"| {load_ml:g} | {slices_mm:g} | {len(several)} "
+              f"| {np.mean([f.dsc for f in several]):.3f} "
+              f"| {np.mean([f.lesion_tpr for f in several]):.2f} "
+              f"| {touched / max(whole, 1):.2f} ({whole}) "
+              f"| {np.nanmean([f.lesion_fdr for f in several]):.2f} "
+              f"| {np.mean([f.volume_error for f in several]):.2f} | |")
+    print("\n| lesion ml | " + " | ".join(
+        f"{low:g} to {high:g}" for low, high in pairwise(SIZES_ML)))
+    totals = np.sum([f.touched for several in groups.values() for f in several], 0)
+    print("| touched of all | " + " | ".join(f"{t} of {n}" for t, n in totals))
+
+
+def tune(net: FCDenseNet, pool: Path) -> None:
+    """The rule with the best mean DSC less false volume, and the temperature of the logits."""
+    rules = [Rule(threshold, min_ml) for threshold in (0.3, 0.4, 0.5, 0.6, 0.7)
+             for min_ml in (0.003, 0.006, 0.01)]
+    score: dict[Rule, list[float]] = defaultdict(list)
+    logits, truths = [], []
+    for image, label, _ in pool_samples(pool):
+        brain = brain_of(image, label)
+        truth = (label >> LESION_BIT) > 0
+        probability = lesion_probability(net, image, brain)
+        box = ndimage.find_objects(brain.astype(np.uint8))[0]
+        for rule in rules:
+            figures = agreement(rule.mask(probability[box]), truth[box])
+            f1 = _harmonic(figures.lesion_tpr, 1 - figures.lesion_fdr)
+            score[rule].append(figures.dsc + f1 if truth.any() else -figures.found_ml)
+        p = np.clip(probability[brain][::7], 1e-6, 1 - 1e-6)
+        logits.append(np.log(p / (1 - p)))
+        truths.append(truth[brain][::7])
+    z, t = np.concatenate(logits), np.concatenate(truths)
+
+    def surprise(log_temperature: float) -> float:
+        scaled = z / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, scaled) - t * scaled))
+
+    best = optimize.minimize_scalar(surprise, bounds=(-1.5, 1.5), method="bounded")
+    n = len(next(iter(score.values())))
+    print(f"n = {n} heads; temperature {np.exp(best.x):.2f}: cross entropy {surprise(0):.5f} -> "
+          f"{best.fun:.5f}")
+    for rule, values in sorted(score.items(), key=lambda item: -np.nanmean(item[1]))[:8]:
+        print(f"threshold {rule.threshold} minimum {rule.min_ml} ml: DSC + lesion F1 "
+              f"{np.nanmean(values):.3f}")
+
+
+def anatomy(net: FCDenseNet, recipe: Recipe, data: Path, pool: Path | None) -> None:
+    """Brain masks of native scans and stripped FLAIRs; DSC per class on heads kept out."""
+    print("| scan | truth | brain DSC | found ml | true ml |\n" + "| --- " * 5 + "|")
+    for row in brain_figures(net, data):
+        print(f"| {row.scan} | {row.truth} | {row.dice:.3f} | {row.found_ml:.0f} "
+              f"| {row.true_ml:.0f} |", flush=True)
+    if pool:
+        n = len(list(pool.glob("*.image.npy")))
+        print(f"\n| class | DSC, mean of n = {n} synthetic samples |\n| --- | --- |")
+        for name, value in judge_pool(net, recipe, pool).items():
+            print(f"| {name} | {value:.3f} |")
+
+
+def _harmonic(one: float, other: float) -> float:
+    one, other = np.nan_to_num(one), np.nan_to_num(other)
+    return float(2 * one * other / max(one + other, 1e-9))
+
+
+def _row(f: Agreement) -> str:
+    return (f"{f.true_ml:.1f} | {f.found_ml:.1f} | {f.dsc:.3f} | {f.ppv:.2f} | {f.tpr:.2f} "
+            f"| {f.lesion_tpr:.2f} | {f.lesion_fdr:.2f}")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("what", choices=("labelled", "graded", "tune", "anatomy"))
+    options.add_argument("weights", type=Path)
+    options.add_argument("--data", type=Path)
+    options.add_argument("--pool", type=Path)
+    options.add_argument("--threshold", type=float, default=0.5)
+    options.add_argument("--min-ml", type=float, default=0.003)
+    options.add_argument("--threads", type=int, default=2)
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    net, recipe = averaged_network(given.weights)
+    rule = Rule(given.threshold, given.min_ml)
+    needed = "pool" if given.what in ("graded", "tune") else "data"
+    if getattr(given, needed) is None:
+        options.error(f"{given.what} needs --{needed}")
+    match given.what:
+        case "labelled":
+            labelled(net, given.data, rule)
+        case "graded":
+            graded(net, given.pool, rule)
+        case "tune":
+            tune(net, given.pool)
+        case "anatomy":
+            anatomy(net, recipe, given.data, given.pool)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Writes a checkpoint's averaged network as ONNX and proves that it answers as PyTorch does.
+
+    python export.py RUN/weights.pt OUT [--threshold 0.5 --min-ml 0.003 --temperature 1.0]
+
+OUT receives `model.onnx` (opset 17, batch and every axis free) and `model.toml` (all that a service
+must know, with a golden patch). The temperature is part of the graph. BatchNorm is folded into the
+convolution before it where there is one; in a dense layer it comes first, so there it stays one
+scale and shift per map.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from arrays import Array
+from checkpoints import averaged_network
+from contrasts import CONTRASTS
+from measures import Rule
+from network import FCDenseNet
+from normalise import CLIP, MISSING, OUTSIDE
+from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM, STRIPPED_BELOW
+from randomised import CLASSES, SPACING_MM
+from recipe import Recipe
+
+OPSET = 17
+TOLERANCE = 1e-4
+PEAKS = (3.0, -1.0, 2.5)
+"""Height of the golden patch's ball in each contrast."""
+GOLDEN_VOXELS = ((16, 16, 16), (21, 16, 16), (16, 22, 16), (16, 16, 23), (12, 19, 16),
+                 (19, 14, 21), (7, 7, 7))
+"""`(i, j, k)` of the voxels whose probability the manifest tells."""
+AXES = {0: "batch", 2: "depth", 3: "height", 4: "width"}
+
+
+class Probability(nn.Module):
+    """The network without its side task; its logits over a temperature, then sigmoid or softmax."""
+
+    def __init__(self, net: FCDenseNet, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.net, self.temperature = net, temperature
+
+    def forward(self, image: Tensor) -> Tensor:  # (n, c, k, j, i)
+        logits = self.net(image)[:, :self.net.sizes.outputs] / self.temperature
+        return logits.sigmoid() if self.net.sizes.outputs == 1 else logits.softmax(1)
+
+
+def export(net: FCDenseNet, path: Path, temperature: float = 1.0) -> float:
+    """Writes the graph; gives its largest difference to PyTorch over two shapes."""
+    model = Probability(net, temperature).eval()
+    edge = 2 * net.sizes.multiple
+    torch.onnx.export(
+        model, (torch.rand(1, net.sizes.inputs, edge, edge, edge),), str(path),
+        opset_version=OPSET, dynamo=False, do_constant_folding=True,
+        input_names=["image"], output_names=["probability"],
+        dynamic_axes={"image": AXES, "probability": AXES})
+    onnx.checker.check_model(onnx.load(path))
+    return max(difference(model, path, example(net, shape)) for shape in (
+        (1, edge, edge, edge), (2, edge, 2 * edge, edge + net.sizes.multiple)))
+
+
+def example(net: FCDenseNet, shape: tuple[int, int, int, int]) -> Tensor:
+    """Noise over the range that images have, `(n, c, k, j, i)`, the same at every call."""
+    n, *space = shape
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(n, net.sizes.inputs, *space)).clip(*CLIP)
+    return torch.from_numpy(samples.astype(np.float32))
+
+
+def difference(model: nn.Module, path: Path, image: Tensor) -> float:
+    with torch.no_grad():
+        wanted = model(image).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"image": image.numpy()})
+    return float(np.abs(got - wanted).max())
+
+
+def golden_image(peaks: tuple[float, ...], edge: int = 32, sigma: float = 4.0) -> Array:
+    """Dawson's golden patch, `(c, k, j, i)`: a ripple with a ball in its middle."""
+    k, j, i = np.meshgrid(*[np.arange(edge)] * 3, indexing="ij")
+    ball = np.exp(-sum((axis - edge // 2) ** 2 for axis in (i, j, k)) / (2 * sigma**2))
+    ripples = [np.sin(0.9 * i + c) * np.cos(0.7 * j) * np.sin(0.5 * k + 1.0)
+               for c in range(len(peaks))]
+    return np.stack([0.8 * ripple + peak * ball
+                     for ripple, peak in zip(ripples, peaks, strict=True)]).astype(np.float32)
+
+
+def golden_table(path: Path, recipe: Recipe) -> str:
+    """What the exported graph answers to the golden patch, for the service to compare with."""
+    peaks = PEAKS if recipe.task == "lesion" else PEAKS[:1]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"image": golden_image(peaks)[None]})
+    probability = answer[0, 0]  # (k, j, i) of the first channel
+    rows = [f"    {{ at = {[i, j, k]}, probability = {probability[k, j, i]:.6f} }},"
+            for i, j, k in GOLDEN_VOXELS]
+    return "\n".join([
+        "[golden]", "shape = [32, 32, 32]", f"peaks = {list(peaks)}", "sigma = 4.0",
+        "tolerance = 1e-3", f"mean = {probability.mean():.6f}", "expected = [", *rows, "]"])
+
+
+def description(recipe: Recipe, sha256: str, rule: Rule, golden: str) -> str:
+    """`model.toml`: a service takes every figure from here, none from its code."""
+    lesion = recipe.task == "lesion"
+    title = ("Multiple-sclerosis lesions on FLAIR, with T1w and T2w where there are any" if lesion
+             else "Brain, ventricles, cortex and seven more classes on one scan of any contrast")
+    spacing_mm = 1.0 if lesion else SPACING_MM
+    head = [
+        "format = 1", f'name = "{recipe.name}"', 'version = "0.2.0"', f'title = "{title}"',
+        'licence = "CC-BY-4.0"', 'intended_use = "research use only, not for diagnosis"',
+        'file = "model.onnx"', f'sha256 = "{sha256}"', "", "[input]", 'name = "image"']
+    if lesion:
+        middle = [
+            f"contrasts = {_strings(CONTRASTS)}", 'required = ["flair"]',
+            f"missing_value = {MISSING}"]
+        normalisation = ['centre = "median"', 'scale = "iqr"', f"clip = {list(CLIP)}",
+                         f"outside_brain = {OUTSIDE}"]
+        output = [f"threshold = {rule.threshold}", f"min_lesion_ml = {rule.min_ml}",
+                  "restrict_to_brain = true"]
+        shape = 96
+    else:
+        middle = ['contrasts = ["any"]', 'required = ["any"]']
+        normalisation = ['centre = "zero"', 'scale = "quantile"', "quantile = 0.99", "above = 0.0",
+                         f"box_above = {BOX_ABOVE}", f"stripped_below = {STRIPPED_BELOW}",
+                         f"air = {AIR}", "clip = [0.0, 1.5]", "padding = 0.0"]
+        output = [f"classes = {_strings(CLASSES)}", f"csf_within_mm = {CSF_WITHIN_MM}"]
+        shape = 128
+    return "\n".join([
+        *head, *middle, f"spacing_mm = {[spacing_mm] * 3}",
+        f"multiple = {recipe.network.multiple}", "", "[normalisation]", *normalisation, "",
+        "[patches]", 'voting = "single"', f"shape = {[shape] * 3}", "overlap = 0.5",
+        'weighting = "bspline2"', "", "[output]", 'name = "probability"', *output, "",
+        golden]) + "\n"
+
+
+def _strings(names: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("weights", type=Path)
+    options.add_argument("out", type=Path)
+    options.add_argument("--threshold", type=float, default=0.5)
+    options.add_argument("--min-ml", type=float, default=0.003)
+    options.add_argument("--temperature", type=float, default=1.0)
+    given = options.parse_args()
+    net, recipe = averaged_network(given.weights)
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / "model.onnx"
+    off = export(net, path, given.temperature)
+    if off >= TOLERANCE:
+        raise SystemExit(f"differs from PyTorch by {off:.1e}, allowed are {TOLERANCE:.0e}")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = description(recipe, sha256, Rule(given.threshold, given.min_ml),
+                       golden_table(path, recipe))
+    (given.out / "model.toml").write_text(text)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest difference to PyTorch {off:.1e}, "
+          f"sha256 {sha256}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Fixed synthetic heads of known load that no training sees: what a change of recipe is judged by.
+
+    python graded.py recipes/lesion.toml --data DATA --cache CACHE --pool POOL
+
+Every load with slices of 1 mm and 3 mm, `--each` times, and heads without lesions; all from the label
+maps that the recipe keeps out. `grades.json` says what each sample was meant to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from heads import read_head
+from lesions import read_bank
+from pool import paths_of, wait_while_paused
+from recipe import Recipe, read_recipe
+from synthesis import Grade, prepare, synthetic_sample
+
+LOADS_ML = (0.3, 1.0, 3.0, 10.0, 30.0, 70.0)
+SLICES_MM = (1.0, 3.0)
+N_HEADS = 20
+
+
+def grades(each: int, lesion_free: int) -> list[Grade]:
+    """What is wanted, load by load; the lesion-free heads come last, thin and thick in turn."""
+    loaded = [Grade(load_ml, slices_mm)
+              for load_ml in LOADS_ML for slices_mm in SLICES_MM for _ in range(each)]
+    return loaded + [Grade(0.0, SLICES_MM[n % 2]) for n in range(lesion_free)]
+
+
+def fill_graded(recipe: Recipe, wanted: list[Grade], given: argparse.Namespace) -> None:
+    kept_out = [n for n in range(1, N_HEADS + 1) if n not in recipe.pool.heads]
+    paths = [given.data / "label-maps" / f"head_{n:02d}.nii.gz" for n in kept_out]
+    heads = [prepare(read_head(path, given.cache)) for path in paths]
+    bank = read_bank(given.data / "lesion-bank" / "mni", recipe.pool.bank_without)
+    given.pool.mkdir(parents=True, exist_ok=True)
+    listed = {f"{n:05d}": asdict(grade) for n, grade in enumerate(wanted)}
+    (given.pool / "grades.json").write_text(json.dumps(listed, indent=1))
+    for n, grade in enumerate(wanted):
+        wait_while_paused(given.pause_file)
+        image_path, label_path = paths_of(given.pool, n)
+        if image_path.exists():
+            continue
+        image, label = synthetic_sample(heads[n % len(heads)], bank, recipe.pool.shape,
+                                        np.random.default_rng((given.seed, n)), grade)
+        np.save(label_path, label)
+        np.save(image_path, image)
+        print(f"sample {n}: wanted {grade.load_ml} ml, has {(label >> 7).sum() / 1000:.2f} ml",
+              flush=True)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("recipe", type=Path)
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--cache", type=Path, required=True)
+    options.add_argument("--pool", type=Path, required=True)
+    options.add_argument("--each", type=int, default=5)
+    options.add_argument("--lesion-free", type=int, default=20)
+    options.add_argument("--seed", type=int, default=8)
+    options.add_argument("--pause-file", type=Path)
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    fill_graded(read_recipe(given.recipe), grades(given.each, given.lesion_free), given)
+
+
+if __name__ == "__main__":
+    main()

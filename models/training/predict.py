@@ -1,0 +1,146 @@
+"""Whole scans through a network in one pass: probability of lesions, or the ten anatomy classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.processing import resample_from_to
+from scipy import ndimage
+from torch import Tensor
+
+from arrays import Array
+from network import FCDenseNet
+from normalise import MISSING, OUTSIDE, whole_head
+from randomised import CLASSES, SPACING_MM
+
+_TISSUE = [CLASSES.index(name) for name in (
+    "cortex", "white matter", "deep grey", "ventricles", "brainstem", "cerebellum", "lesion")]
+_OUTER_CSF = CLASSES.index("other csf")
+BOX_ABOVE = 0.1
+"""Normalised intensity from which a voxel belongs to the head's box."""
+STRIPPED_BELOW = 0.25
+"""Share of scalp in the head below which a scan counts as stripped."""
+AIR = 8
+"""Voxels of air that a stripped scan is given on every side."""
+CSF_WITHIN_MM = 3.0
+"""Outer CSF this near to tissue belongs to the brain mask."""
+
+
+def logits_of(net: FCDenseNet, image: Array, filling: Array) -> Tensor:
+    """Pads `(c, k, j, i)` at its far ends to the network's multiple; gives logits of the image."""
+    shape, multiple = image.shape[1:], net.sizes.multiple
+    padded = np.empty((len(image), *[-(-n // multiple) * multiple for n in shape]), np.float32)
+    padded[:] = filling[:, None, None, None]
+    box = tuple(slice(0, n) for n in shape)
+    padded[(slice(None), *box)] = image
+    batch = torch.from_numpy(padded)[None].contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = net(batch)[0].float()  # (outputs + side_outputs, k, j, i)
+    return logits[(slice(net.sizes.outputs), *box)]
+
+
+def lesion_probability(net: FCDenseNet, image: Array, brain: Array) -> Array:
+    """One pass over the brain's box; 0 outside the brain."""
+    margin = 4
+    spans = ndimage.find_objects(brain.astype(np.uint8))[0]
+    box = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in spans)
+    cut = image[(slice(None), *box)]
+    filling = np.array([OUTSIDE if contrast.any() else MISSING for contrast in cut])
+    probability = np.zeros(brain.shape, np.float32)
+    probability[box] = torch.sigmoid(logits_of(net, cut, filling))[0].numpy()
+    return probability * brain
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The classes of a scan, on its own grid (file order) or the network's."""
+
+    classes: Array
+    brain: Array
+
+
+def anatomy_of(net: FCDenseNet, scan: nib.Nifti1Image, target: nib.Nifti1Image) -> Anatomy:
+    """Classes and brain mask of `scan` on the grid of `target`, `(i, j, k)` as that file has it.
+
+    Probabilities, not classes, are brought to the target's grid; the brain is cut there.
+    """
+    coarse = at_spacing(nib.as_closest_canonical(scan), SPACING_MM)
+    image = whole_head(np.asarray(coarse.dataobj, np.float32).transpose(2, 1, 0))
+    probability = class_probability(net, image).transpose(0, 3, 2, 1)  # (c, i, j, k)
+    fine = np.stack([_resampled(p, coarse.affine, target) for p in probability])
+    return Anatomy(fine.argmax(0).astype(np.uint8), brain_mask(fine, target.header.get_zooms()[:3]))
+
+
+def class_probability(net: FCDenseNet, image: Array) -> Array:
+    """The ten classes of a normalised `(k, j, i)` image; outside the head's box all is background.
+
+    The frame matters, since the network takes air on all sides for the sign of a stripped scan: a
+    whole head is shown without any. Where that finds hardly any scalp, the scan is stripped, and is
+    shown again with air around it.
+    """
+    box = head_box(image)
+    inside = logits_of(net, image[box][None], np.zeros(1)).softmax(0).numpy()
+    if scalp_share(inside, image[box]) < STRIPPED_BELOW:
+        wide = np.pad(image[box], AIR)
+        inside = logits_of(net, wide[None], np.zeros(1)).softmax(0).numpy()
+        inside = inside[:, AIR:-AIR, AIR:-AIR, AIR:-AIR]
+    probability = np.zeros((len(CLASSES), *image.shape), np.float32)
+    probability[CLASSES.index("background")] = 1
+    probability[(slice(None), *box)] = inside
+    return probability
+
+
+def scalp_share(probability: Array, image: Array) -> float:
+    """How much of what is brighter than air was found to lie outside the brain."""
+    bright = image > BOX_ABOVE
+    scalp = probability.argmax(0) == CLASSES.index("scalp and skull")
+    return float((scalp & bright).sum() / max(int(bright.sum()), 1))
+
+
+def head_box(image: Array) -> tuple[slice, ...]:
+    """The smallest box with every voxel above `BOX_ABOVE`; everything if there is none."""
+    spans = ndimage.find_objects((image > BOX_ABOVE).astype(np.uint8))
+    return tuple(spans[0]) if spans else tuple(slice(0, n) for n in image.shape)
+
+
+def brain_mask(probability: Array, spacing_mm: tuple[float, ...],
+               csf_mm: float = CSF_WITHIN_MM) -> Array:
+    """Tissue and ventricles, and outer CSF within `csf_mm` of them; one piece without holes."""
+    tissue = probability[_TISSUE].sum(0)
+    core = largest(tissue > 0.5)
+    if not core.any():
+        return core
+    near = ndimage.distance_transform_edt(~core, sampling=spacing_mm) <= csf_mm
+    inside = core | (near & (tissue + probability[_OUTER_CSF] > 0.5))
+    return ndimage.binary_fill_holes(largest(inside))
+
+
+def largest(mask: Array) -> Array:
+    parts, n_parts = ndimage.label(mask)
+    if n_parts < 2:
+        return mask
+    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+
+
+def at_spacing(image: nib.Nifti1Image, spacing_mm: float) -> nib.Nifti1Image:
+    """The scan on a grid of the same orientation and cubic voxels, smoothed before it is thinned."""
+    samples = np.asarray(image.dataobj, np.float32)
+    zooms = np.array(image.header.get_zooms()[:3])
+    ratio = spacing_mm / zooms
+    sigma = np.where(ratio > 1, 0.4 * np.sqrt(np.maximum(ratio**2 - 1, 0)), 0)
+    smooth = ndimage.gaussian_filter(samples, sigma, truncate=3.0)
+    shape = tuple(int(n) for n in np.ceil(np.array(samples.shape) / ratio))
+    shift = (ratio - 1) / 2  # the outer faces of both grids meet
+    thin = ndimage.affine_transform(smooth, ratio, shift, shape, order=1, mode="nearest")
+    affine = image.affine.copy()
+    affine[:3, 3] += image.affine[:3, :3] @ shift
+    affine[:3, :3] = image.affine[:3, :3] * ratio
+    return nib.Nifti1Image(thin, affine)
+
+
+def _resampled(samples: Array, affine: Array, target: nib.Nifti1Image) -> Array:
+    source = nib.Nifti1Image(samples, affine)
+    return np.asarray(resample_from_to(source, (target.shape[:3], target.affine), order=1).dataobj)

@@ -1,0 +1,94 @@
+"""Losses against cases worked out by hand, against MONAI and against finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai.losses.tversky import TverskyLoss
+from torch import Tensor
+
+from losses import Kind, Term, asymmetric_similarity, sum_of
+
+SURE = 40.0
+"""A logit whose sigmoid is 0 or 1 to the last bit."""
+
+
+def patch(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).reshape(1, 1, 1, 1, -1)
+
+
+def by_hand(hits: float, false: float, missed: float, beta: float, smooth: float) -> float:
+    """1 - F_beta with `smooth` above and below, from counts of voxels."""
+    alpha = 1 / (1 + beta**2)
+    return 1 - (hits + smooth) / (hits + alpha * false + (1 - alpha) * missed + smooth)
+
+
+def test_the_asymmetric_loss_counts_misses_more_than_false_alarms() -> None:
+    truth = patch([1, 1, 1, 1, 0, 0, 0, 0])
+    missed = patch([SURE] * 3 + [-SURE] * 5)
+    false = patch([SURE] * 5 + [-SURE] * 3)
+    assert asymmetric_similarity(missed, truth, 1.5) == pytest.approx(by_hand(3, 0, 1, 1.5, 1))
+    assert asymmetric_similarity(false, truth, 1.5) == pytest.approx(by_hand(4, 1, 0, 1.5, 1))
+    assert asymmetric_similarity(missed, truth, 1.5) > asymmetric_similarity(false, truth, 1.5)
+
+
+def test_f_beta_written_out_is_the_same_loss() -> None:
+    hits, false, missed, b2 = 3.0, 2.0, 1.0, 1.5**2
+    f_beta = (1 + b2) * hits / ((1 + b2) * hits + b2 * missed + false)
+    assert by_hand(hits, false, missed, 1.5, 0) == pytest.approx(1 - f_beta)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5, 2.0])
+def test_the_papers_formula_agrees_with_monai(beta: float) -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(2, 1, 4, 4, 4), (torch.rand(2, 1, 4, 4, 4) > 0.7).float()
+    alpha = 1 / (1 + beta**2)
+    theirs = TverskyLoss(sigmoid=True, alpha=alpha, beta=1 - alpha, smooth_nr=1.0, smooth_dr=1.0)
+    assert asymmetric_similarity(logits, truth, beta) == pytest.approx(theirs(logits, truth).item())
+
+
+def test_dice_focal_and_cross_entropy_of_two_voxels() -> None:
+    truth, logits = patch([1, 0]), patch([0, 0])  # both probabilities are 1/2
+    dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
+    assert sum_of((Term("dice"),))(logits, truth).item() == pytest.approx(dice)
+    assert sum_of((Term("cross_entropy"),))(logits, truth).item() == pytest.approx(math.log(2))
+    weighted = sum_of((Term("cross_entropy", lesion_weight=3.0),))(logits, truth).item()
+    assert weighted == pytest.approx(2 * math.log(2))
+    focal = (0.25 + 0.75) / 2 * 0.5**2 * math.log(2)
+    assert sum_of((Term("focal"),))(logits, truth).item() == pytest.approx(focal)
+
+
+def test_generalised_dice_of_a_perfect_answer_is_nothing() -> None:
+    truth = patch([1, 1, 0, 0, 0])
+    assert sum_of((Term("generalised_dice"),))((truth * 2 - 1) * SURE, truth).item() < 1e-4
+
+
+def test_an_empty_patch_still_pulls_probabilities_down() -> None:
+    logits = torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
+    sum_of((Term("asymmetric", smooth=20.0),))(logits, torch.zeros(1, 1, 4, 4, 4)).backward()
+    assert logits.grad is not None
+    assert (logits.grad > 0).all()
+
+
+def test_a_sum_weighs_its_terms() -> None:
+    truth, logits = patch([1, 0, 0]), patch([0.3, -0.2, 0.8])
+    both = sum_of((Term("dice", weight=2.0), Term("tversky", weight=0.5)))(logits, truth)
+    dice, tversky = (sum_of((Term(kind),))(logits, truth) for kind in ("dice", "tversky"))
+    assert both.item() == pytest.approx((2 * dice + 0.5 * tversky).item())
+
+
+@pytest.mark.parametrize("kind", [
+    "asymmetric", "tversky", "dice", "generalised_dice", "focal", "cross_entropy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_are_those_of_finite_differences(kind: Kind, channels: int) -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(1, channels, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    classes = torch.randint(0, max(channels, 2), (1, 2, 2, 2))
+    truth = classes[:, None].double() if channels == 1 else (
+        torch.nn.functional.one_hot(classes, channels).movedim(-1, 1).double())
+    loss_of = sum_of((Term(kind),))
+    # Steps of 1 %, since MONAI's focal loss works in single precision whatever it is given.
+    assert torch.autograd.gradcheck(lambda z: loss_of(z, truth).double(), (logits,), eps=1e-2,
+                                    atol=3e-3, rtol=1e-2)

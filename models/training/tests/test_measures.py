@@ -1,0 +1,104 @@
+"""Figures against masks small enough to count by hand."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from arrays import Array, Rng
+from measures import Rule, agreement, average_precision, dice, without_small
+from predict import BOX_ABOVE, at_spacing, brain_mask, head_box, scalp_share
+from randomised import CLASSES
+from rawscans import carry
+
+
+def boxes(*spans: tuple[int, int]) -> Array:
+    mask = np.zeros((4, 4, 40), bool)
+    for start, stop in spans:
+        mask[1:3, 1:3, start:stop] = True
+    return mask
+
+
+def test_two_lesions_one_found_and_one_invented() -> None:
+    figures = agreement(boxes((2, 6), (30, 32)), boxes((2, 10), (20, 24)))
+    assert (figures.n_true, figures.n_found) == (2, 2)
+    assert figures.dsc == pytest.approx(2 * 16 / (24 + 48))
+    assert figures.ppv == pytest.approx(16 / 24)
+    assert figures.tpr == pytest.approx(16 / 48)
+    assert (figures.lesion_tpr, figures.lesion_fdr) == (0.5, 0.5)
+    assert figures.volume_error == pytest.approx(0.5)
+    assert figures.touched == ((0, 0), (0, 1), (1, 1), (0, 0), (0, 0))
+
+
+def test_empty_masks_have_no_dsc() -> None:
+    nothing = boxes()
+    figures = agreement(nothing, nothing)
+    assert np.isnan(figures.dsc)
+    assert np.isnan(figures.volume_error)
+    assert np.isnan(dice(nothing, nothing))
+
+
+def test_small_lesions_go() -> None:
+    kept = without_small(boxes((0, 1), (10, 14)), 0.005)
+    assert np.array_equal(kept, boxes((10, 14)))
+    assert np.array_equal(Rule(0.5, 0.005).mask(boxes((0, 1), (10, 14)) * 0.7), kept)
+
+
+def test_a_perfect_ranking_has_the_whole_area(rng: Rng) -> None:
+    truth = boxes((3, 9))
+    everywhere = np.ones_like(truth)
+    probability = truth + rng.uniform(0, 0.5, truth.shape)
+    assert average_precision(probability, truth, everywhere) == pytest.approx(1, abs=0.05)
+    assert average_precision(1 - truth, truth, everywhere) < 0.2
+
+
+def test_a_brain_keeps_near_fluid_and_loses_islands() -> None:
+    probability = np.zeros((len(CLASSES), 30, 30, 30), np.float32)
+    probability[CLASSES.index("white matter"), 8:20, 8:20, 8:20] = 1
+    probability[CLASSES.index("white matter"), 1:3, 1:3, 1:3] = 1
+    probability[CLASSES.index("other csf"), 20:30, 8:20, 8:20] = 1
+    mask = brain_mask(probability, (1.0, 1.0, 1.0))
+    assert mask[8:23, 8:20, 8:20].all()
+    assert not mask[23:, 8:20, 8:20].any()
+    assert not mask[1:3, 1:3, 1:3].any()
+
+
+def test_the_head_box_ends_where_the_head_ends() -> None:
+    image = np.full((9, 9, 9), BOX_ABOVE / 2)
+    assert head_box(image) == (slice(0, 9),) * 3
+    image[2:5, 3:4, 1:9] = 1
+    assert head_box(image) == (slice(2, 5), slice(3, 4), slice(1, 9))
+
+
+def test_only_what_is_bright_counts_as_scalp() -> None:
+    image = np.zeros((4, 4, 4))
+    image[:2] = 1
+    probability = np.zeros((len(CLASSES), 4, 4, 4))
+    probability[CLASSES.index("cortex"), 0] = 1
+    probability[CLASSES.index("scalp and skull"), 1:] = 1
+    assert scalp_share(probability, image) == pytest.approx(0.5)
+
+
+def test_resampling_keeps_places_and_means(rng: Rng) -> None:
+    samples = np.zeros((24, 30, 12), np.float32)
+    samples[8:16, 10:20, 4:8] = rng.uniform(50, 60)
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    coarse = at_spacing(nib.Nifti1Image(samples, affine), 2.0)
+    assert coarse.header.get_zooms() == (2.0, 2.0, 2.0)
+    assert np.asarray(coarse.dataobj).sum() * 8 == pytest.approx(samples.sum() * 3, rel=0.15)
+    for image in (nib.Nifti1Image(samples, affine), coarse):
+        weight = np.asarray(image.dataobj)
+        centre = [(weight * axis).sum() / weight.sum() for axis in np.indices(weight.shape)]
+        world_mm = image.affine[:3, :3] @ centre + image.affine[:3, 3]
+        assert world_mm == pytest.approx([11.5, 14.5, 16.5], abs=0.3)
+
+
+def test_a_mask_is_carried_along_its_transform() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:10, 5:10, 5:10] = True
+    target = nib.Nifti1Image(np.zeros((20, 20, 20), np.uint8), np.eye(4))
+    away = np.eye(4)
+    away[0, 3] = 3  # a point of the target lies 3 mm further to the right in the source
+    carried = carry(mask, np.eye(4), target, away)
+    assert np.array_equal(carried, np.roll(mask, -3, 0))

@@ -1,0 +1,118 @@
+"""Synthetic heads: the same seed gives the same head, lesions are where and what they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arrays import Array, Rng
+from heads import CLASS, PARENCHYMA, Head, read_ras
+from lesions import Piece, draw_load_ml, place_lesions, read_bank
+from normalise import OUTSIDE, whole_head, within_brain
+from randomised import CLASSES, classes_of, randomised_sample
+from synthesis import FAINTEST, Grade, prepare, synthetic_sample
+
+SHAPE = (64, 64, 64)
+
+
+def bank() -> list[list[Piece]]:
+    block = np.ones((4, 5, 3), bool)
+    return [[Piece(block, np.array([x, 0.0, 10.0])) for x in (-20.0, -15.0, 15.0, 20.0)]]
+
+
+def sample(head: Head, seed: int, load_ml: float) -> tuple[Array, Array]:
+    return synthetic_sample(prepare(head), bank(), SHAPE, np.random.default_rng(seed),
+                            Grade(load_ml, 1.0))
+
+
+def test_a_seed_makes_one_head(head: Head) -> None:
+    first, again, other = (sample(head, seed, 1.0) for seed in (3, 3, 4))
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_lesions_lie_in_tissue_and_are_brighter_than_the_median_in_flair(head: Head) -> None:
+    image, label = sample(head, 1, 2.0)
+    lesion = (label >> 7) > 0
+    assert 0.5 < lesion.sum() / 1000 < 4
+    assert image[0][lesion].mean() > FAINTEST
+
+
+def test_a_head_without_lesions_has_none(head: Head) -> None:
+    _, label = sample(head, 2, 0.0)
+    assert not (label >> 7).any()
+    assert set(np.unique(label)) <= set(range(6))
+
+
+@pytest.mark.parametrize("load_ml", [0.3, 1.0, 3.0, 10.0])
+def test_placement_reaches_the_load_that_was_asked_for(
+    head: Head, rng: Rng, load_ml: float
+) -> None:
+    room = prepare(head).room
+    placed = place_lesions(room, bank(), load_ml, rng)
+    assert placed.sum() / 1000 == pytest.approx(load_ml, rel=0.5)
+    assert np.isin(room.tissue[placed], PARENCHYMA).all()
+
+
+def test_half_of_the_heads_have_at_most_three_ml(rng: Rng) -> None:
+    loads = np.array([draw_load_ml(rng) for _ in range(4000)])
+    assert (loads <= 3).mean() == pytest.approx(0.55, abs=0.03)
+    assert (loads == 0).mean() == pytest.approx(0.10, abs=0.02)
+    assert loads.max() <= 70
+
+
+def test_the_anatomy_sample_names_every_voxel(head: Head) -> None:
+    image, classes = randomised_sample(head, (32, 32, 32), np.random.default_rng(0))
+    again, _ = randomised_sample(head, (32, 32, 32), np.random.default_rng(0))
+    assert np.array_equal(image, again)
+    assert image.shape == (1, 32, 32, 32)
+    assert classes.max() < len(CLASSES)
+    assert CLASSES.index("white matter") in classes
+
+
+def test_classes_keep_the_brain_apart_from_the_scalp() -> None:
+    names = [CLASSES[n] for n in classes_of(np.arange(len(CLASS), dtype=np.uint8))]
+    assert names[CLASS["skin"]] == names[CLASS["bone"]] == "scalp and skull"
+    assert names[CLASS["plexus"]] == "ventricles"
+    assert names[CLASS["hippocampus"]] == "cortex"
+    assert names[CLASS["lesion"]] == "lesion"
+
+
+def test_normalisation_is_that_of_the_brain_alone(rng: Rng) -> None:
+    brain = np.zeros((8, 8, 8), bool)
+    brain[2:6, 2:6, 2:6] = True
+    samples = np.where(brain, rng.normal(100, 10, brain.shape), 5000.0)
+    seen = within_brain(samples, brain)
+    assert np.median(seen[brain]) == pytest.approx(0, abs=1e-6)
+    assert np.subtract(*np.percentile(seen[brain], (75, 25))) == pytest.approx(1.349, rel=1e-5)
+    assert seen.min() >= OUTSIDE
+    assert seen.max() == 8
+
+
+def test_whole_heads_are_scaled_by_what_is_bright(rng: Rng) -> None:
+    samples = rng.uniform(0, 300, (10, 10, 10))
+    assert np.allclose(whole_head(samples), whole_head(samples * 7))
+    assert whole_head(samples).max() == pytest.approx(300 / np.percentile(samples, 99), rel=0.01)
+    assert whole_head(np.zeros((2, 2, 2))).max() == 0
+
+
+def test_masks_of_patients_who_judge_stay_out_of_the_bank(data: Path) -> None:
+    folder = data / "lesion-bank" / "mni"
+    everyone = read_bank(folder, ())
+    kept = read_bank(folder, ("lesjak26", "mslesseg14"))
+    left_out = [path for path in folder.glob("*.nii.gz")
+                if path.name.startswith(("lesjak26", "mslesseg14"))]
+    assert len(left_out) == len(everyone) - len(kept) == 2
+
+
+def test_pieces_of_the_bank_lie_where_their_mask_has_them(data: Path) -> None:
+    path = sorted((data / "lesion-bank" / "mni").glob("*.nii.gz"))[0]
+    mask, affine = read_ras(path)
+    piece = max(read_bank(path.parent, ())[0], key=lambda piece: piece.mask.sum())
+    i, j, k = np.linalg.inv(affine)[:3, :3] @ (piece.centre_mm - affine[:3, 3])
+    low = [round(c - (n - 1) / 2) for c, n in zip((k, j, i), piece.mask.shape, strict=True)]
+    box = tuple(slice(a, a + n) for a, n in zip(low, piece.mask.shape, strict=True))
+    assert (mask[box][piece.mask] > 0).all()
