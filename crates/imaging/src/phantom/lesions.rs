@@ -8,6 +8,7 @@ use glam::{IVec3, Mat3, Vec3};
 
 use super::anatomy::{Anatomy, Depths, Paint, Surroundings};
 use super::chance::Chance;
+use super::shapes::coverage;
 use super::signal::{LESION, Signals};
 
 /// Millilitres are counted on a lattice of this spacing, whatever grid is asked for.
@@ -149,20 +150,20 @@ impl Lesions {
             .any(|lesion| lesion.depth(world).is_some_and(|depth| depth >= 0.0))
     }
 
-    /// Paints the lesions over `paint`; returns whether the middle of the point is lesion.
-    pub(super) fn paint(&self, world: Vec3, softness_mm: f32, paint: &mut Paint) -> bool {
+    /// Paints the lesions over `paint`; returns how much of the point is lesion.
+    pub(super) fn paint(&self, world: Vec3, softness_mm: f32, paint: &mut Paint) -> f32 {
         if paint.host <= 0.0 {
-            return false;
+            return 0.0;
         }
-        let mut inside = false;
+        let mut inside = 0.0_f32;
         let mut strongest: Option<(f32, Signals)> = None;
         for lesion in &self.0 {
             let Some(depth) = lesion.depth(world) else {
                 continue;
             };
-            inside |= depth >= 0.0;
+            inside = inside.max(coverage(depth, softness_mm));
             // The border is softer than a voxel: inflammation fades out.
-            let share = (0.5 + depth / (softness_mm + 0.9)).clamp(0.0, 1.0);
+            let share = coverage(depth, softness_mm + 0.9);
             let halo = 0.16 * (depth.min(0.0) / 2.0).exp();
             let share = share.max(halo);
             if strongest.is_none_or(|(most, _)| share > most) {
@@ -174,7 +175,7 @@ impl Lesions {
                 *signal += share * paint.host * (lesion - *signal);
             }
         }
-        inside && paint.host >= 0.5
+        if paint.host >= 0.5 { inside } else { 0.0 }
     }
 }
 
