@@ -20,6 +20,9 @@ pub struct Key {
     pub help: &'static str,
 }
 
+/// Settings whose values are never shown.
+const SECRET: [&str; 2] = ["callback_secret", "database"];
+
 /// Every setting.
 pub const KEYS: &[Key] = &[
     Key {
@@ -31,6 +34,16 @@ pub const KEYS: &[Key] = &[
         name: "state",
         default: "dawson-state",
         help: "Folder for jobs and their files",
+    },
+    Key {
+        name: "database",
+        default: "",
+        help: "Address of a PostgreSQL database that several servers share [default: a file in state]",
+    },
+    Key {
+        name: "artifacts",
+        default: "",
+        help: "Address of an S3 bucket for files that several servers share [default: folders in state]",
     },
     Key {
         name: "models",
@@ -93,6 +106,21 @@ pub const KEYS: &[Key] = &[
         help: "The most jobs that may wait",
     },
     Key {
+        name: "queue_bytes",
+        default: "8589934592",
+        help: "The most bytes of scans that may wait",
+    },
+    Key {
+        name: "memory_budget_bytes",
+        default: "",
+        help: "Memory for studies computed at once [default: three quarters of the machine's]",
+    },
+    Key {
+        name: "min_free_bytes",
+        default: "1073741824",
+        help: "With less disk than this nothing is taken and nothing begun",
+    },
+    Key {
         name: "lease_s",
         default: "30",
         help: "Seconds after which a silent worker is thought dead",
@@ -141,6 +169,16 @@ pub const KEYS: &[Key] = &[
         name: "max_wait_s",
         default: "300",
         help: "The longest that Prefer: wait is honoured",
+    },
+    Key {
+        name: "callback_hosts",
+        default: "",
+        help: "Hosts that may be told of a job's end, host or host:port, separated by commas",
+    },
+    Key {
+        name: "callback_secret",
+        default: "",
+        help: "Key of their signatures, whsec_…; best given by its variable",
     },
     Key {
         name: "insecure_no_auth",
@@ -296,6 +334,22 @@ impl Settings {
             .ok_or_else(|| self.wrong(key, "must not be empty"))
     }
 
+    /// Says that a value does not hold, without the value.
+    #[must_use]
+    pub fn hidden(&self, key: &'static str, reason: impl Into<String>) -> Error {
+        match self.wrong(key, reason) {
+            Error::Value {
+                key, from, reason, ..
+            } => Error::Value {
+                key,
+                value: "(not shown)".to_owned(),
+                from,
+                reason,
+            },
+            other => other,
+        }
+    }
+
     /// Says that a value does not hold.
     #[must_use]
     pub fn wrong(&self, key: &'static str, reason: impl Into<String>) -> Error {
@@ -318,7 +372,12 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for key in KEYS {
             if let Some((value, source)) = self.values.get(key.name) {
-                let quoted = toml::Value::String(value.clone());
+                let shown = if SECRET.contains(&key.name) && !value.is_empty() {
+                    "(not shown)"
+                } else {
+                    value
+                };
+                let quoted = toml::Value::String(shown.to_owned());
                 writeln!(f, "{} = {quoted}  # {source}", key.name)?;
             }
         }

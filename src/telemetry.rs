@@ -112,6 +112,37 @@ pub fn store_failed(doing: &'static str, error: &crate::store::Error) {
     counter!("dawson_store_failures_total", "doing" => doing).increment(1);
 }
 
+/// A job and everything about it was erased.
+pub fn job_erased(id: JobId) {
+    tracing::info!(job = %id, "job erased");
+    counter!("dawson_jobs_erased_total").increment(1);
+}
+
+/// Files that no row speaks of were removed.
+pub fn strays_swept(uploads: usize, jobs: usize) {
+    tracing::info!(uploads, jobs, "files that no job speaks of were removed");
+    counter!("dawson_strays_swept_total").increment((uploads + jobs) as u64);
+}
+
+/// Nothing is begun because the disk is nearly full.
+pub fn disk_full(error: &dyn std::fmt::Display) {
+    tracing::error!(%error, "nothing is begun");
+    counter!("dawson_disk_full_total").increment(1);
+}
+
+/// A caller was told of a job's end.
+pub fn callback_told(id: JobId, tries: i64) {
+    tracing::info!(job = %id, tries, "callback told");
+    counter!("dawson_callbacks_total", "outcome" => "told").increment(1);
+}
+
+/// A caller could not be told of a job's end.
+pub fn callback_failed(id: JobId, tries: i64, given_up: bool, reason: &str) {
+    tracing::warn!(job = %id, tries, given_up, reason, "callback failed");
+    let outcome = if given_up { "given_up" } else { "failed" };
+    counter!("dawson_callbacks_total", "outcome" => outcome).increment(1);
+}
+
 /// A request was answered.
 pub fn request_answered(method: &str, route: &str, status: u16, took_s: f64, request_id: &str) {
     tracing::info!(

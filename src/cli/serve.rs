@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use super::Failure;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http::{self, HttpConfig};
-use crate::jobs::{Jobs, JobsConfig, Parts, open_store};
+use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, Secret, open_store};
 use crate::{files, telemetry};
 
 /// The file that is read if it is there and no other is named.
@@ -158,7 +158,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let (registry, segmenter) = open_engine(settings)?;
-    let (store, job_files) = open_store(&state)
+    let places = Places {
+        database: settings.optional("database")?,
+        artifacts: settings.optional("artifacts")?,
+    };
+    let (store, job_files) = open_store(&state, &places)
         .await
         .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
     let jobs = Arc::new(Jobs::new(Parts {
@@ -281,12 +285,55 @@ fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
     Ok(JobsConfig {
         workers: settings.get("workers")?,
         queue: settings.get("queue")?,
+        queue_bytes: settings.get("queue_bytes")?,
+        memory_budget: settings
+            .optional("memory_budget_bytes")?
+            .unwrap_or_else(|| machine_memory() / 4 * 3),
+        min_free_bytes: settings.get("min_free_bytes")?,
         lease: seconds("lease_s")?.max(Duration::from_secs(1)),
         retries: settings.get("retries")?,
         results_ttl: seconds("results_ttl_s")?,
         keep_inputs: settings.get("keep_inputs")?,
         grace: seconds("grace_s")?,
+        callbacks: callback_config(settings)?,
     })
+}
+
+fn callback_config(settings: &Settings) -> Result<CallbackConfig, Failure> {
+    let hosts: Option<String> = settings.optional("callback_hosts")?;
+    let hosts: Vec<String> = hosts
+        .iter()
+        .flat_map(|list| list.split(','))
+        .map(|host| host.trim().to_owned())
+        .filter(|host| !host.is_empty())
+        .collect();
+    let secret: Option<String> = settings.optional("callback_secret")?;
+    let secret = match secret {
+        Some(text) => Secret::parse(&text).map_err(|e| settings.hidden("callback_secret", e))?,
+        None if hosts.is_empty() => Secret::default(),
+        None => {
+            let reason = "is needed to sign what callback_hosts are told";
+            return Err(settings.hidden("callback_secret", reason).into());
+        }
+    };
+    Ok(CallbackConfig { hosts, secret })
+}
+
+/// Bytes of memory that this process may use: the machine's, or less if a control group says so.
+fn machine_memory() -> u64 {
+    let read = |path: &str| {
+        let bytes = files::read(std::path::Path::new(path)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib << 10)
+    });
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    let known = [machine, group].into_iter().flatten().min();
+    // Where neither is told, the smallest machine that is of any use is thought of.
+    known.unwrap_or(4 << 30)
 }
 
 fn http_config(settings: &Settings) -> Result<HttpConfig, Failure> {

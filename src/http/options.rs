@@ -4,10 +4,17 @@ use dawson_inference::engine::Precision;
 use dawson_inference::models::Voting;
 use dawson_inference::pipeline::{Asked, Output};
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
+
+use crate::store::Priority;
 
 /// The longest label.
 const MAX_LABEL: usize = 200;
+/// The longest address that is called back.
+const MAX_CALLBACK: usize = 2000;
+/// The latest deadline: a week.
+const MAX_DEADLINE_S: u64 = 604_800;
 
 /// What shapes a result. Everything may be left out; the model has defaults.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -37,9 +44,35 @@ pub(super) struct Options {
     precision: Option<PrecisionOption>,
     /// What to make besides the report.
     outputs: Option<Vec<OutputOption>>,
+    /// Whether it goes before others; `urgent` needs a scope of its own where keys are asked for.
+    pub(super) priority: Option<PriorityOption>,
+    /// It is not begun later than so many seconds after it was acknowledged, but fails with `expired`.
+    #[schema(minimum = 1, maximum = 604_800)]
+    pub(super) deadline_s: Option<u64>,
+    /// Where its end is told, by the Standard Webhooks convention; the host must be on the server's list.
+    #[schema(max_length = 2000)]
+    pub(super) callback_url: Option<String>,
     /// The caller's own words, at most 200 characters.
     #[schema(max_length = 200)]
     pub(super) label: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PriorityOption {
+    Urgent,
+    Routine,
+    Batch,
+}
+
+impl From<PriorityOption> for Priority {
+    fn from(option: PriorityOption) -> Self {
+        match option {
+            PriorityOption::Urgent => Self::Urgent,
+            PriorityOption::Routine => Self::Routine,
+            PriorityOption::Batch => Self::Batch,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
@@ -76,13 +109,31 @@ enum OutputOption {
 impl Options {
     /// Reads the text of an options part.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let options: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let value: Value = serde_json::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
+        if !value.is_object() {
+            return Err("must be a JSON object".to_owned());
+        }
+        let options: Self = serde_path_to_error::deserialize(value).map_err(|e| plainly(&e))?;
         if options
             .label
             .as_ref()
             .is_some_and(|l| l.chars().count() > MAX_LABEL)
         {
             return Err(format!("label has more than {MAX_LABEL} characters"));
+        }
+        if options
+            .callback_url
+            .as_ref()
+            .is_some_and(|url| url.len() > MAX_CALLBACK)
+        {
+            return Err(format!(
+                "callback_url has more than {MAX_CALLBACK} characters"
+            ));
+        }
+        if let Some(s) = options.deadline_s
+            && !(1..=MAX_DEADLINE_S).contains(&s)
+        {
+            return Err(format!("deadline_s is {s}, must be 1 to {MAX_DEADLINE_S}"));
         }
         Ok(options)
     }
@@ -122,6 +173,25 @@ impl Options {
     }
 }
 
+/// Which field is wrong, and how, in the words of the form and not of the program.
+fn plainly(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let mut words = error.inner().to_string();
+    for (types, plain) in [
+        ("f32", "a number"),
+        ("f64", "a number"),
+        ("u64", "a whole number"),
+        ("usize", "a whole number"),
+        ("an array of length 3", "three numbers"),
+    ] {
+        words = words.replace(&format!("expected {types}"), &format!("expected {plain}"));
+    }
+    match error.path().to_string().as_str() {
+        "." => words,
+        field if words.contains(field) => words,
+        field => format!("{field}: {words}"),
+    }
+}
+
 /// Reads options as a job's row holds them.
 ///
 /// # Errors
@@ -143,7 +213,14 @@ mod tests {
             kind.contains("sometimes") && kind.contains("single"),
             "{kind}"
         );
+        let number = read_options(r#"{"threshold": "half"}"#).unwrap_err();
+        assert!(
+            number.contains("threshold") && number.contains("expected a number"),
+            "{number}"
+        );
+        assert_eq!(read_options("[]").unwrap_err(), "must be a JSON object");
         assert!(read_options(r#"{"label": 5}"#).is_err());
+        assert!(read_options(r#"{"deadline_s": 0}"#).is_err());
     }
 
     #[test]

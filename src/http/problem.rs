@@ -60,7 +60,7 @@ impl From<jobs::Error> for Failure {
         };
         let retry_after_s = match &error {
             jobs::Error::Full { retry_after_s, .. } => Some(*retry_after_s),
-            jobs::Error::Closing => Some(10),
+            jobs::Error::Closing | jobs::Error::DiskFull { .. } => Some(10),
             _ => None,
         };
         let inside = (code.class() != Class::Invalid).then(|| error.to_string());

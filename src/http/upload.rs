@@ -31,6 +31,7 @@ const GUARD_BYTES: usize = 16 << 10;
 /// What has arrived.
 pub(super) struct Arrived {
     pub(super) inputs: Vec<StoredFile>,
+    pub(super) headers: Vec<(Contrast, Header)>,
     pub(super) options: Options,
     /// The options as they were sent.
     pub(super) options_text: String,
@@ -44,6 +45,7 @@ pub(super) async fn receive(
     limits: Limits,
 ) -> Result<Arrived, Failure> {
     let mut inputs: Vec<StoredFile> = Vec::new();
+    let mut headers = Vec::new();
     let mut options: Option<String> = None;
     let mut parts = 0;
     while let Some(part) = form.next_field().await.map_err(|e| broken(&e))? {
@@ -65,8 +67,10 @@ pub(super) async fn receive(
         }
         if name == "options" {
             options = Some(text(part).await?);
-        } else if Contrast::parse(&name).is_some() {
-            inputs.push(scan(part, &name, folder, config, limits).await?);
+        } else if let Some(contrast) = Contrast::parse(&name) {
+            let (file, header) = scan(part, &name, folder, config, limits).await?;
+            inputs.push(file);
+            headers.push((contrast, header));
         } else {
             let known: Vec<&str> = Contrast::ALL.iter().map(|c| c.name()).collect();
             let shown: String = name.chars().take(60).filter(|c| !c.is_control()).collect();
@@ -91,6 +95,7 @@ pub(super) async fn receive(
         .map_err(|reason| Failure::new(Code::InvalidOptions, format!("options: {reason}")))?;
     Ok(Arrived {
         inputs,
+        headers,
         options,
         options_text,
     })
@@ -126,13 +131,13 @@ async fn scan(
     folder: &Path,
     config: &HttpConfig,
     limits: Limits,
-) -> Result<StoredFile, Failure> {
+) -> Result<(StoredFile, Header), Failure> {
     let unwritten = |e: std::io::Error| storage(name, &e);
     let mut file = File::create(folder.join(name)).await.map_err(unwritten)?;
     let mut hash = Sha256::new();
     let mut bytes: usize = 0;
     let mut head = Vec::with_capacity(GUARD_BYTES);
-    let mut guarded = false;
+    let mut header = None;
     while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
         bytes += chunk.len();
         if bytes > config.max_part_bytes {
@@ -142,33 +147,33 @@ async fn scan(
             );
             return Err(Failure::new(Code::BodyTooLarge, detail));
         }
-        if !guarded {
+        if header.is_none() {
             head.extend_from_slice(&chunk[..chunk.len().min(GUARD_BYTES - head.len())]);
             if head.len() >= GUARD_BYTES {
-                guard(&head, name, limits)?;
-                guarded = true;
+                header = Some(guard(&head, name, limits)?);
             }
         }
         hash.update(&chunk);
         file.write_all(&chunk).await.map_err(unwritten)?;
     }
-    if !guarded {
-        guard(&head, name, limits)?;
-    }
+    let header = match header {
+        Some(header) => header,
+        None => guard(&head, name, limits)?,
+    };
     // The last write may still be under way, and only this tells whether it failed.
     file.flush().await.map_err(unwritten)?;
     file.sync_all().await.map_err(unwritten)?;
-    Ok(StoredFile {
+    let stored = StoredFile {
         name: name.to_owned(),
         media_type: "application/octet-stream".to_owned(),
         bytes: bytes as u64,
         sha256: hex(&hash.finalize()),
-    })
+    };
+    Ok((stored, header))
 }
 
-fn guard(head: &[u8], name: &str, limits: Limits) -> Result<(), Failure> {
+fn guard(head: &[u8], name: &str, limits: Limits) -> Result<Header, Failure> {
     Header::read(head, limits)
-        .map(|_| ())
         .map_err(|error| Failure::new(nifti_code(&error), format!("{name}: {error}")))
 }
 

@@ -11,12 +11,15 @@
     clippy::disallowed_methods,
     reason = "scratch files of tests need not survive a power cut"
 )]
+#![allow(clippy::print_stderr, reason = "what is skipped says so")]
 
 mod cli;
 mod determinism;
 mod encodings;
 mod events;
 mod pipeline;
+mod postgres;
 mod problems;
 mod segmentations;
+mod store;
 mod support;

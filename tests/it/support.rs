@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use dawson::http::{HttpConfig, read_options, router};
-use dawson::jobs::{Jobs, JobsConfig, Parts, open_store};
+use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, open_store};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
@@ -120,6 +120,11 @@ pub(crate) struct ServiceOptions {
     pub(crate) results_ttl: Duration,
     pub(crate) max_part_bytes: usize,
     pub(crate) max_body_bytes: usize,
+    pub(crate) memory_budget: u64,
+    pub(crate) min_free_bytes: u64,
+    pub(crate) lease: Duration,
+    pub(crate) callbacks: CallbackConfig,
+    pub(crate) places: Places,
 }
 
 impl Default for ServiceOptions {
@@ -130,6 +135,11 @@ impl Default for ServiceOptions {
             results_ttl: Duration::from_hours(1),
             max_part_bytes: 8 << 20,
             max_body_bytes: 32 << 20,
+            memory_budget: 4 << 30,
+            min_free_bytes: 0,
+            lease: Duration::from_secs(30),
+            callbacks: CallbackConfig::default(),
+            places: Places::default(),
         }
     }
 }
@@ -150,7 +160,7 @@ impl Service {
 
     /// A service on a folder that may hold jobs already.
     pub(crate) async fn on(state: PathBuf, options: ServiceOptions) -> Self {
-        let (store, files) = open_store(&state).await.unwrap();
+        let (store, files) = open_store(&state, &options.places).await.unwrap();
         let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
@@ -161,11 +171,15 @@ impl Service {
             config: JobsConfig {
                 workers: options.workers,
                 queue: options.queue,
-                lease: Duration::from_secs(30),
+                queue_bytes: 1 << 30,
+                memory_budget: options.memory_budget,
+                min_free_bytes: options.min_free_bytes,
+                lease: options.lease,
                 retries: 3,
                 results_ttl: options.results_ttl,
                 keep_inputs: false,
                 grace: Duration::from_secs(10),
+                callbacks: options.callbacks,
             },
         }));
         let config = HttpConfig {

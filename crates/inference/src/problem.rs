@@ -123,8 +123,13 @@ codes! {
     StudyTooLarge = "study_too_large", Invalid, 413, 3, "The study is too large for this server";
     /// The requested range lies outside the artifact.
     RangeNotSatisfiable = "range_not_satisfiable", Invalid, 416, 3, "The range cannot be served";
+    /// The file is not the one that If-Match names. Fetch its entry in the list of artifacts again.
+    PreconditionFailed = "precondition_failed", Invalid, 412, 3, "The condition does not hold";
     /// As many jobs wait as may wait. The answer's Retry-After says when to try again.
     QueueFull = "queue_full", Transient, 429, 1, "Too many jobs wait";
+    /// The job's deadline passed while it waited, so it was not begun. Submit it again with a later
+    /// deadline or a higher priority.
+    Expired = "expired", Transient, 503, 1, "The deadline passed while the job waited";
     /// The server is stopping; send the study to another one, or again a little later.
     ShuttingDown = "shutting_down", Transient, 503, 1, "The server is stopping";
     /// The device ran out of memory although the batch was halved and the session built anew.

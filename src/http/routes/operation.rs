@@ -46,6 +46,7 @@ async fn alive() -> Json<HealthBody> {
 )]
 async fn ready(State(app): State<App>) -> Response {
     let store = app.jobs.ping().await;
+    let disk = app.jobs.check_disk(0);
     let closing = app.jobs.is_closing();
     let engine = app.jobs.segmenter().engine();
     let checks = vec![
@@ -63,6 +64,14 @@ async fn ready(State(app): State<App>) -> Response {
             name: "engine",
             ok: app.jobs.segmenter().is_alive(),
             detail: format!("{}, ONNX Runtime {}", engine.device, engine.runtime_version),
+        },
+        CheckBody {
+            name: "disk",
+            ok: disk.is_ok(),
+            detail: match disk {
+                Ok(()) => "has room".to_owned(),
+                Err(error) => error.to_string(),
+            },
         },
         CheckBody {
             name: "running",

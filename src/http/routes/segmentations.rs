@@ -1,8 +1,10 @@
 //! Studies: submitted, listed, looked at, cancelled, erased.
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::{Multipart, State};
-use axum::http::header::{ETAG, IF_NONE_MATCH, LINK, LOCATION};
+use axum::http::header::{CONTENT_LENGTH, ETAG, IF_NONE_MATCH, LINK, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dawson_inference::problem::{Code, Problem};
@@ -13,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::App;
-use super::super::extract::{Fields, Id, idempotency_key, wait};
+use super::super::extract::{Caller, Fields, Id, idempotency_key, matches_any, wait};
 use super::super::options::Options;
 use super::super::problem::Failure;
 use super::super::upload;
@@ -77,6 +79,7 @@ struct StudyForm {
 )]
 async fn submit(
     State(app): State<App>,
+    caller: Caller,
     headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, Failure> {
@@ -84,20 +87,26 @@ async fn submit(
     let key = idempotency_key(&headers)?;
     if key.is_none() {
         // With a key the job may be known already; then there is no need of room.
-        app.jobs.check_room().await?;
+        app.jobs.check_room(length(&headers)).await?;
     }
-    let folder = app.jobs.new_upload().await?;
-    let arrived = upload::receive(form, &folder, &app.config, app.jobs.segmenter().limits()).await;
+    let upload = app.jobs.new_upload().await?;
+    let limits = app.jobs.segmenter().limits();
+    let arrived = upload::receive(form, upload.folder(), &app.config, limits).await;
     let arrived = match arrived {
         Ok(arrived) => arrived,
         Err(failure) => {
-            app.jobs.drop_upload(folder).await;
+            upload.discard().await;
             return Err(failure);
         }
     };
     let submission = Submission {
-        upload: folder,
+        upload,
         inputs: arrived.inputs,
+        headers: arrived.headers,
+        owner: caller.owner,
+        priority: arrived.options.priority.map(Into::into).unwrap_or_default(),
+        deadline: arrived.options.deadline_s.map(Duration::from_secs),
+        callback_url: arrived.options.callback_url,
         label: arrived.options.label,
         model: arrived.options.model,
         options: arrived.options_text,
@@ -107,8 +116,8 @@ async fn submit(
     let id = job.id;
     let patience = wait(&headers, app.config.max_wait);
     let view = match patience {
-        Some(patience) => app.jobs.wait(id, patience).await?,
-        None => app.jobs.get(id).await?,
+        Some(patience) => app.jobs.wait(&caller.sees, id, patience).await?,
+        None => app.jobs.get(&caller.sees, id).await?,
     };
     let status = if view.job.state.has_ended() {
         StatusCode::OK
@@ -121,6 +130,14 @@ async fn submit(
         .insert(LOCATION, header(&path_of(id)));
     applied(&mut response, patience);
     Ok(response)
+}
+
+/// What the headers say about the body's bytes; 0 if they do not.
+fn length(headers: &HeaderMap) -> u64 {
+    headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn not_a_form(rejection: &MultipartRejection) -> Failure {
@@ -170,6 +187,7 @@ struct ListFields {
 )]
 async fn list(
     State(app): State<App>,
+    caller: Caller,
     Fields(fields): Fields<ListFields>,
 ) -> Result<Response, Failure> {
     let malformed = |detail: String| Failure::new(Code::MalformedRequest, detail);
@@ -194,11 +212,15 @@ async fn list(
         .transpose()?;
     let mut jobs = app
         .jobs
-        .list(Page {
-            state,
-            before,
-            limit: limit + 1,
-        })
+        .list(
+            &caller.sees,
+            Page {
+                owner: None,
+                state,
+                before,
+                limit: limit + 1,
+            },
+        )
         .await?;
     let more = jobs.len() as i64 > limit;
     jobs.truncate(usize::try_from(limit).unwrap_or(0));
@@ -239,15 +261,19 @@ async fn list(
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn get(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response, Failure> {
+async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let patience = wait(&headers, app.config.max_wait);
     let view = match patience {
-        Some(patience) => app.jobs.wait(id, patience).await?,
-        None => app.jobs.get(id).await?,
+        Some(patience) => app.jobs.wait(&caller.sees, id, patience).await?,
+        None => app.jobs.get(&caller.sees, id).await?,
     };
     let etag = etag(&view);
-    let seen = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let mut response = if seen == Some(etag.as_str()) {
+    let mut response = if matches_any(headers.get(IF_NONE_MATCH), &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         Json(JobBody::from(view)).into_response()
@@ -261,7 +287,7 @@ fn etag(view: &JobView) -> String {
     let job = &view.job;
     let all = format!(
         "{:?} {} {:?} {:?} {:?}",
-        job.state, job.attempt, job.ended_at, job.progress, view.queue
+        job.state, job.attempt, job.ended_at, view.advance, view.queue
     );
     let digest = dawson_inference::models::hex(&Sha256::digest(all.as_bytes()));
     format!("\"{}\"", &digest[..16])
@@ -282,8 +308,8 @@ fn etag(view: &JobView) -> String {
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Response, Failure> {
-    let view = app.jobs.cancel(id).await?;
+async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Failure> {
+    let view = app.jobs.cancel(&caller.sees, id).await?;
     Ok((StatusCode::ACCEPTED, Json(JobBody::from(view))).into_response())
 }
 
@@ -301,7 +327,7 @@ async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Response, Failure>
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn erase(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Failure> {
-    app.jobs.erase(id).await?;
+async fn erase(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<StatusCode, Failure> {
+    app.jobs.erase(&caller.sees, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
