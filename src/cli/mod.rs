@@ -12,6 +12,7 @@ mod completions;
 mod doctor;
 mod engine;
 mod evaluate;
+mod jobs;
 mod models;
 mod openapi;
 mod phantom;
@@ -46,6 +47,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// List, check or describe the installed networks
     Models(models::Args),
+    /// Look at, retry or erase the jobs of a service
+    Jobs(jobs::Args),
     /// Make a synthetic head with known lesions
     Phantom(phantom::Args),
     /// Say what is there, what is missing, and how to mend it
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Segment(args) => segment::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Openapi => openapi::run(),

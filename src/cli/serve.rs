@@ -97,23 +97,30 @@ impl From<config::Error> for Failure {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let settings = read_settings(args)?;
+    let settings = read_settings(args.file.as_ref(), &args.flags)?;
     if args.print {
         print!("{settings}");
         return Ok(());
     }
     start_log(&settings)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))?;
-    runtime.block_on(serve(&settings))
+    runtime()?.block_on(serve(&settings))
 }
 
-fn read_settings(args: &Args) -> Result<Settings, Failure> {
-    let path = args
-        .file
-        .clone()
+/// What runs the async side of a command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))
+}
+
+/// The settings of a service: of its file, the variables, and what was said here.
+pub(super) fn read_settings(
+    file: Option<&PathBuf>,
+    flags: &[(&'static str, String)],
+) -> Result<Settings, Failure> {
+    let path = file
+        .cloned()
         .or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()));
     let file = path
         .map(|path| {
@@ -122,7 +129,7 @@ fn read_settings(args: &Args) -> Result<Settings, Failure> {
         })
         .transpose()?;
     let flag = |key: &'static str| {
-        args.flags
+        flags
             .iter()
             .find(|(k, _)| *k == key)
             .map(|(_, v)| v.clone())
@@ -158,10 +165,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let (registry, segmenter) = open_engine(settings)?;
-    let places = Places {
-        database: settings.optional("database")?,
-        artifacts: settings.optional("artifacts")?,
-    };
+    let places = Places::of(settings)?;
     let (store, job_files) = open_store(&state, &places)
         .await
         .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
@@ -297,6 +301,16 @@ fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
         grace: seconds("grace_s")?,
         callbacks: callback_config(settings)?,
     })
+}
+
+impl Places {
+    /// Where the settings say that jobs are kept.
+    pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self {
+            database: settings.optional("database")?,
+            artifacts: settings.optional("artifacts")?,
+        })
+    }
 }
 
 fn callback_config(settings: &Settings) -> Result<CallbackConfig, Failure> {

@@ -416,9 +416,9 @@ impl Jobs {
     }
 
     /// Removes results that do not count.
-    async fn drop_results(&self, id: JobId, attempt: i64) {
+    pub(super) async fn drop_results(&self, id: JobId, attempt: i64) {
         if let Err(error) = self.files.drop_results(id, attempt).await {
-            tracing::error!(job = %id, %error, "results that do not count stay; the sweeper will remove them");
+            self.left(id, "results that do not count", &error);
         }
     }
 
@@ -428,7 +428,7 @@ impl Jobs {
             return;
         }
         if let Err(error) = self.files.drop_inputs(id).await {
-            tracing::error!(job = %id, %error, "scans stay; the sweeper will remove them");
+            self.left(id, "scans", &error);
         }
     }
 
