@@ -215,7 +215,8 @@ fn segment(
     warnings.extend(inferred.warning.clone());
 
     clock.enter(Stage::Restore)?;
-    let (probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
+    let (mut probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
+    to_steps(&mut probability);
 
     clock.enter(Stage::Count)?;
     let rule = CountingRule {
@@ -259,6 +260,17 @@ fn segment(
         frame,
         outputs,
     })
+}
+
+/// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times
+/// as large.
+const STEPS: f32 = 16384.0;
+
+fn to_steps(probability: &mut Volume<f32>) {
+    let samples = probability.samples_mut();
+    samples
+        .par_iter_mut()
+        .for_each(|p| *p = (*p * STEPS).round() / STEPS);
 }
 
 /// Times the stages and stops between them once the study is no longer wanted.
