@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A setting.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +119,56 @@ pub const KEYS: &[Key] = &[
         help: "Seconds that running jobs may go on once the server is to stop",
     },
     Key {
+        name: "upload_grace_s",
+        default: "20",
+        help: "Seconds that requests may go on once the server is to stop",
+    },
+    Key {
+        name: "max_connections",
+        default: "1024",
+        help: "The most connections at once; the longest idle makes room",
+    },
+    Key {
+        name: "header_timeout_s",
+        default: "10",
+        help: "Seconds that the head of a request, and a TLS handshake, may take",
+    },
+    Key {
+        name: "idle_timeout_s",
+        default: "60",
+        help: "Seconds that a connection may wait for its next request",
+    },
+    Key {
+        name: "write_timeout_s",
+        default: "60",
+        help: "Seconds that a client may take nothing of its answer",
+    },
+    Key {
+        name: "max_header_bytes",
+        default: "65536",
+        help: "The most bytes of a request's head, at least 8192",
+    },
+    Key {
+        name: "max_headers",
+        default: "100",
+        help: "The most header fields of a request",
+    },
+    Key {
+        name: "max_streams",
+        default: "100",
+        help: "The most requests at once on an HTTP/2 connection",
+    },
+    Key {
+        name: "body_timeout_s",
+        default: "30",
+        help: "Seconds that the server waits for bytes of a body in all, …",
+    },
+    Key {
+        name: "min_body_rate",
+        default: "4096",
+        help: "… and a second longer for each so many bytes that came",
+    },
+    Key {
         name: "max_body_bytes",
         default: "2147483648",
         help: "The most bytes of a submission",
@@ -126,6 +177,21 @@ pub const KEYS: &[Key] = &[
         name: "max_part_bytes",
         default: "1073741824",
         help: "The most bytes of one scan as it is sent",
+    },
+    Key {
+        name: "max_parts",
+        default: "16",
+        help: "The most parts of a submission",
+    },
+    Key {
+        name: "max_part_header_bytes",
+        default: "16384",
+        help: "The most bytes of a part's headers",
+    },
+    Key {
+        name: "max_options_bytes",
+        default: "65536",
+        help: "The most bytes of the options part",
     },
     Key {
         name: "max_axis",
@@ -296,6 +362,14 @@ impl Settings {
             .ok_or_else(|| self.wrong(key, "must not be empty"))
     }
 
+    /// A time in seconds, fractions allowed.
+    ///
+    /// # Errors
+    /// [`Error::Value`]
+    pub fn seconds(&self, key: &'static str) -> Result<Duration, Error> {
+        Duration::try_from_secs_f64(self.get(key)?).map_err(|e| self.wrong(key, e.to_string()))
+    }
+
     /// Says that a value does not hold.
     #[must_use]
     pub fn wrong(&self, key: &'static str, reason: impl Into<String>) -> Error {
@@ -350,10 +424,11 @@ fn from_file(path: &std::path::Path, text: &str) -> Result<BTreeMap<String, Stri
             let text = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(n) => n.to_string(),
+                toml::Value::Float(n) => n.to_string(),
                 toml::Value::Boolean(b) => b.to_string(),
                 other => {
                     let reason = format!(
-                        "{key} must be a string, a whole number or a truth value, not {}",
+                        "{key} must be a string, a number or a truth value, not {}",
                         other.type_str()
                     );
                     return Err(Error::File {

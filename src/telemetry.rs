@@ -137,3 +137,29 @@ pub fn problem_answered(code: &str, status: u16, inside: Option<&str>, request_i
     // Codes come from a closed list.
     counter!("dawson_problems_total", "code" => code.to_owned()).increment(1);
 }
+
+/// So many connections are open.
+pub fn connections_open(count: usize) {
+    gauge!("dawson_http_connections").set(count as f64);
+}
+
+/// As many connections were open as may be, all at work: this one was turned away.
+pub fn connection_refused() {
+    tracing::debug!("connection refused, all are at work");
+    counter!("dawson_http_connections_refused_total").increment(1);
+}
+
+/// The system gives no more connections.
+pub fn accept_failed(error: &std::io::Error) {
+    tracing::error!(%error, "connections cannot be accepted");
+    counter!("dawson_http_accept_failures_total").increment(1);
+}
+
+/// The grace time was over: these connections were closed whatever they did.
+pub fn connections_cut(count: usize) {
+    tracing::warn!(
+        count,
+        "connections were closed before their requests had ended"
+    );
+    counter!("dawson_http_connections_cut_total").increment(count as u64);
+}

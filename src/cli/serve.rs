@@ -1,5 +1,6 @@
 //! `dawson serve`: the one place where the parts meet.
 use std::net::SocketAddr;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::config::{self, KEYS, Settings, flag_name};
-use crate::http::{self, HttpConfig};
+use crate::http::{self, HttpConfig, ListenConfig, Pace};
 use crate::jobs::{Jobs, JobsConfig, Parts, open_store};
 use crate::{files, telemetry};
 
@@ -107,7 +108,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))?;
-    runtime.block_on(serve(&settings))
+    let served = runtime.block_on(serve(&settings));
+    // What still blocks a thread is not waited for longer than this.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    served
 }
 
 fn read_settings(args: &Args) -> Result<Settings, Failure> {
@@ -177,6 +181,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     let metrics = telemetry::metrics().map_err(|e| Failure::new(Code::Internal, e))?;
     let router = http::router(Arc::clone(&jobs), http_config(settings)?, Some(metrics));
+    let listening = listen_config(settings)?;
+    raise_handles(listening.max_connections);
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {listen}: {e}")))?;
@@ -188,17 +194,29 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            asked_to_stop().await;
-            tracing::info!("stopping: running jobs may go on for the grace time");
-            stopping.close();
-        })
-        .await
-        .map_err(|e| Failure::new(Code::Internal, format!("the server failed: {e}")))?;
+    let stop = async move {
+        asked_to_stop().await;
+        tracing::info!("stopping: requests and running jobs may go on for their grace times");
+        stopping.close();
+    };
+    http::serve(listener, router, listening, stop).await;
     runner
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
+}
+
+/// A connection takes a handle, its upload another; systems give 1,024 unless asked for more.
+fn raise_handles(connections: usize) {
+    let wanted = (connections as u64).saturating_mul(2).saturating_add(256);
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(got) if got >= wanted => {}
+        Ok(got) => tracing::warn!(
+            got,
+            wanted,
+            "there are fewer file handles than connections need"
+        ),
+        Err(error) => tracing::warn!(%error, wanted, "the limit of file handles is not known"),
+    }
 }
 
 /// Returns at SIGTERM or SIGINT.
@@ -277,22 +295,47 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
 }
 
 fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
-    let seconds = |key| Ok::<_, config::Error>(Duration::from_secs(settings.get(key)?));
     Ok(JobsConfig {
         workers: settings.get("workers")?,
         queue: settings.get("queue")?,
-        lease: seconds("lease_s")?.max(Duration::from_secs(1)),
+        lease: settings.seconds("lease_s")?.max(Duration::from_secs(1)),
         retries: settings.get("retries")?,
-        results_ttl: seconds("results_ttl_s")?,
+        results_ttl: settings.seconds("results_ttl_s")?,
         keep_inputs: settings.get("keep_inputs")?,
-        grace: seconds("grace_s")?,
+        grace: settings.seconds("grace_s")?,
     })
 }
 
 fn http_config(settings: &Settings) -> Result<HttpConfig, Failure> {
     Ok(HttpConfig {
         max_body_bytes: settings.get("max_body_bytes")?,
+        pace: Pace {
+            timeout: settings.seconds("body_timeout_s")?,
+            min_bytes_per_s: settings.get::<NonZeroU64>("min_body_rate")?.get(),
+        },
+        max_parts: settings.get("max_parts")?,
         max_part_bytes: settings.get("max_part_bytes")?,
-        max_wait: Duration::from_secs(settings.get("max_wait_s")?),
+        max_part_header_bytes: settings.get("max_part_header_bytes")?,
+        max_options_bytes: settings.get("max_options_bytes")?,
+        max_wait: settings.seconds("max_wait_s")?,
+    })
+}
+
+fn listen_config(settings: &Settings) -> Result<ListenConfig, Failure> {
+    let max_header_bytes = settings.get("max_header_bytes")?;
+    if max_header_bytes < 8192 {
+        return Err(settings
+            .wrong("max_header_bytes", "must be at least 8192")
+            .into());
+    }
+    Ok(ListenConfig {
+        max_connections: settings.get::<NonZeroUsize>("max_connections")?.get(),
+        header_timeout: settings.seconds("header_timeout_s")?,
+        idle_timeout: settings.seconds("idle_timeout_s")?,
+        write_timeout: settings.seconds("write_timeout_s")?,
+        max_header_bytes,
+        max_headers: settings.get("max_headers")?,
+        max_streams: settings.get("max_streams")?,
+        grace: settings.seconds("upload_grace_s")?,
     })
 }

@@ -3,6 +3,8 @@
 //! Handlers only translate: a request into a call of [`crate::jobs`], its result into an answer.
 //! Every error that leaves is a problem, those of the framework included (`problem.rs`).
 mod extract;
+mod limits;
+mod listen;
 mod options;
 mod problem;
 mod routes;
@@ -15,6 +17,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+pub use limits::Pace;
+pub use listen::{ListenConfig, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 pub use options::read_options;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -27,13 +31,21 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::jobs::Jobs;
 
-/// Limits of the wire.
+/// Limits of requests; those of connections are in [`ListenConfig`].
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
     /// The most bytes of a body.
     pub max_body_bytes: usize,
+    /// How slowly a body may come.
+    pub pace: Pace,
+    /// The most parts of a form.
+    pub max_parts: usize,
     /// The most bytes of one part.
     pub max_part_bytes: usize,
+    /// The most bytes of a part's header, and of what stands before the first part.
+    pub max_part_header_bytes: usize,
+    /// The most bytes of the options part.
+    pub max_options_bytes: usize,
     /// The longest that `Prefer: wait` is honoured.
     pub max_wait: Duration,
 }
@@ -78,7 +90,6 @@ fn routes() -> OpenApiRouter<App> {
 /// The service: everything that it answers.
 pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<PrometheusHandle>) -> Router {
     let (router, description) = routes().split_for_parts();
-    let max_body = config.max_body_bytes;
     let app = App {
         jobs,
         config: Arc::new(config),
@@ -91,11 +102,12 @@ pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<PrometheusHan
         .and(NotForContentType::new("image/"))
         .and(NotForContentType::new("text/event-stream"));
     router
-        .with_state(app)
+        .with_state(app.clone())
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(max_body))
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(app, limits::bound_body))
         .layer(CompressionLayer::new().compress_when(only_json))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::finish))

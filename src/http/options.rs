@@ -1,13 +1,23 @@
 //! The options of a request: a JSON object, unknown fields refused.
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
-use dawson_inference::models::Voting;
-use dawson_inference::pipeline::{Asked, Output};
+use dawson_inference::models::{Manifest, Voting};
+use dawson_inference::pipeline::{Asked, Output, Settings};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 /// The longest label.
 const MAX_LABEL: usize = 200;
+/// The most wrong fields that are named.
+const MAX_WRONG: usize = 20;
+
+/// What is wrong with the options.
+#[derive(Debug)]
+pub(super) struct WrongOption {
+    /// The field, if it is one field.
+    pub(super) field: Option<String>,
+    pub(super) reason: String,
+}
 
 /// What shapes a result. Everything may be left out; the model has defaults.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -74,17 +84,66 @@ enum OutputOption {
 }
 
 impl Options {
-    /// Reads the text of an options part.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let options: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    /// Reads the text of an options part; every field that is wrong is named.
+    pub(super) fn parse(text: &str) -> Result<Self, Vec<WrongOption>> {
+        let options: Self = serde_json::from_str(text).map_err(|e| each_wrong(text, &e))?;
         if options
             .label
             .as_ref()
             .is_some_and(|l| l.chars().count() > MAX_LABEL)
         {
-            return Err(format!("label has more than {MAX_LABEL} characters"));
+            return Err(vec![WrongOption {
+                field: Some("label".to_owned()),
+                reason: format!("label has more than {MAX_LABEL} characters"),
+            }]);
         }
         Ok(options)
+    }
+
+    /// The fields that are out of their range for a model, each looked at by itself.
+    pub(super) fn out_of_range(&self, manifest: &Manifest) -> Vec<WrongOption> {
+        let asked = self.asked();
+        let nothing = Asked::default;
+        let alone = [
+            (
+                "threshold",
+                Asked {
+                    threshold: asked.threshold,
+                    ..nothing()
+                },
+            ),
+            (
+                "min_lesion_ml",
+                Asked {
+                    min_lesion_ml: asked.min_lesion_ml,
+                    ..nothing()
+                },
+            ),
+            (
+                "overlap",
+                Asked {
+                    overlap: asked.overlap,
+                    ..nothing()
+                },
+            ),
+            (
+                "patch",
+                Asked {
+                    patch: asked.patch,
+                    ..nothing()
+                },
+            ),
+        ];
+        alone
+            .into_iter()
+            .filter_map(|(field, asked)| {
+                let wrong = Settings::resolve(&asked, manifest).err()?;
+                Some(WrongOption {
+                    field: Some(field.to_owned()),
+                    reason: wrong.to_string(),
+                })
+            })
+            .collect()
     }
 
     fn asked(&self) -> Asked {
@@ -122,12 +181,50 @@ impl Options {
     }
 }
 
+/// What is wrong field by field; `whole` if that finds nothing (no JSON, no object, a field twice).
+fn each_wrong(text: &str, whole: &serde_json::Error) -> Vec<WrongOption> {
+    let fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(text).unwrap_or_default();
+    let wrong: Vec<WrongOption> = fields
+        .into_iter()
+        .filter_map(|(field, value)| {
+            let alone = serde_json::Value::Object([(field.clone(), value)].into_iter().collect());
+            let error = Options::deserialize(alone).err()?;
+            let shown = field.chars().take(60).filter(|c| !c.is_control()).collect();
+            // The parser names a field that it does not know, but not the one whose value is wrong.
+            let words = error.to_string();
+            let reason = if words.contains(&field) {
+                words
+            } else {
+                format!("{field}: {words}")
+            };
+            Some(WrongOption {
+                field: Some(shown),
+                reason,
+            })
+        })
+        .take(MAX_WRONG)
+        .collect();
+    if wrong.is_empty() {
+        return vec![WrongOption {
+            field: None,
+            reason: whole.to_string(),
+        }];
+    }
+    wrong
+}
+
 /// Reads options as a job's row holds them.
 ///
 /// # Errors
-/// The JSON parser's words about what is wrong.
+/// What is wrong, field by field.
 pub fn read_options(text: &str) -> Result<Asked, String> {
-    Options::parse(text).map(|options| options.asked())
+    Options::parse(text)
+        .map(|options| options.asked())
+        .map_err(|wrong| {
+            let reasons: Vec<String> = wrong.into_iter().map(|w| w.reason).collect();
+            reasons.join("; ")
+        })
 }
 
 #[cfg(test)]
@@ -144,6 +241,15 @@ mod tests {
             "{kind}"
         );
         assert!(read_options(r#"{"label": 5}"#).is_err());
+        let all = Options::parse(r#"{"treshold": 1, "flips": "no", "overlap": 0.5, "label": 5}"#);
+        let fields: Vec<_> = all
+            .unwrap_err()
+            .into_iter()
+            .filter_map(|w| w.field)
+            .collect();
+        assert_eq!(fields, ["flips", "label", "treshold"]);
+        let twice = Options::parse(r#"{"flips": true, "flips": false}"#).unwrap_err();
+        assert!(twice[0].reason.contains("duplicate field"), "{twice:?}");
     }
 
     #[test]

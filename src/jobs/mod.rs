@@ -298,7 +298,7 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::Settings`], [`Error::Full`], [`Error::KeyMismatch`],
-    /// [`Error::Closing`], [`Error::Store`]; the upload is gone then.
+    /// [`Error::Store`]; the upload is gone then.
     pub async fn submit(&self, submission: Submission) -> Result<Job, Error> {
         let upload = submission.upload.clone();
         let id = JobId::new();
@@ -322,10 +322,8 @@ impl Jobs {
         }
     }
 
+    /// A study whose upload began before the service was to stop is still taken: it waits on the disk.
     async fn try_submit(&self, id: JobId, submission: Submission) -> Result<Submitted, Error> {
-        if self.is_closing() {
-            return Err(Error::Closing);
-        }
         let model = self.model(submission.model.as_deref())?;
         // What would fail only once it is run is refused now.
         self.settings(&submission.options, &model)?;

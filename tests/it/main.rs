@@ -14,6 +14,7 @@
 
 mod cli;
 mod determinism;
+mod edge;
 mod encodings;
 mod events;
 mod pipeline;

@@ -125,6 +125,8 @@ codes! {
     RangeNotSatisfiable = "range_not_satisfiable", Invalid, 416, 3, "The range cannot be served";
     /// As many jobs wait as may wait. The answer's Retry-After says when to try again.
     QueueFull = "queue_full", Transient, 429, 1, "Too many jobs wait";
+    /// As many connections are open as may be, and all are at work. Try again a little later.
+    Overloaded = "overloaded", Transient, 503, 1, "Too many connections";
     /// The server is stopping; send the study to another one, or again a little later.
     ShuttingDown = "shutting_down", Transient, 503, 1, "The server is stopping";
     /// The device ran out of memory although the batch was halved and the session built anew.
@@ -183,6 +185,23 @@ pub struct Problem {
     /// Finds the request in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Each thing that was wrong, if there were several; the problem itself is the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Wrong>,
+}
+
+/// One of several things that were wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wrong {
+    /// Stable, in `snake_case`.
+    #[schema(example = "invalid_options")]
+    pub code: String,
+    /// What was wrong.
+    pub detail: String,
+    /// The part of the form, or the field of the options.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "options.threshold")]
+    pub at: Option<String>,
 }
 
 impl Problem {
@@ -197,6 +216,7 @@ impl Problem {
             code: code.name().to_owned(),
             stage: None,
             request_id: None,
+            errors: Vec::new(),
         }
     }
 }
@@ -224,7 +244,7 @@ mod tests {
             let client = (400..500).contains(&code.status());
             assert_eq!(
                 client,
-                code.class() == Class::Invalid || code == Code::QueueFull,
+                code.class() == Class::Invalid || code.status() == 429,
                 "{}",
                 code.name()
             );

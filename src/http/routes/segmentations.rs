@@ -1,7 +1,6 @@
 //! Studies: submitted, listed, looked at, cancelled, erased.
 use axum::Json;
-use axum::extract::multipart::MultipartRejection;
-use axum::extract::{Multipart, State};
+use axum::extract::State;
 use axum::http::header::{ETAG, IF_NONE_MATCH, LINK, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -16,7 +15,7 @@ use super::super::App;
 use super::super::extract::{Fields, Id, idempotency_key, wait};
 use super::super::options::Options;
 use super::super::problem::Failure;
-use super::super::upload;
+use super::super::upload::{self, Arrived, Form};
 use super::super::wire::{JobBody, JobsBody, path_of};
 use crate::jobs::{JobView, Submission};
 use crate::store::{self, JobId, Page};
@@ -78,9 +77,8 @@ struct StudyForm {
 async fn submit(
     State(app): State<App>,
     headers: HeaderMap,
-    form: Result<Multipart, MultipartRejection>,
+    form: Form,
 ) -> Result<Response, Failure> {
-    let form = form.map_err(|e| not_a_form(&e))?;
     let key = idempotency_key(&headers)?;
     if key.is_none() {
         // With a key the job may be known already; then there is no need of room.
@@ -88,6 +86,7 @@ async fn submit(
     }
     let folder = app.jobs.new_upload().await?;
     let arrived = upload::receive(form, &folder, &app.config, app.jobs.segmenter().limits()).await;
+    let arrived = arrived.and_then(|arrived| in_range(&app, arrived));
     let arrived = match arrived {
         Ok(arrived) => arrived,
         Err(failure) => {
@@ -123,13 +122,13 @@ async fn submit(
     Ok(response)
 }
 
-fn not_a_form(rejection: &MultipartRejection) -> Failure {
-    match rejection {
-        MultipartRejection::InvalidBoundary(_) => {
-            let detail = "a study is submitted as multipart/form-data with a boundary";
-            Failure::new(Code::UnsupportedMediaType, detail)
-        }
-        other => Failure::new(Code::MalformedRequest, other.to_string()),
+/// Names every option that is out of its range for the model.
+fn in_range(app: &App, arrived: Arrived) -> Result<Arrived, Failure> {
+    let model = app.jobs.model(arrived.options.model.as_deref())?;
+    let wrong = arrived.options.out_of_range(&model.manifest);
+    match Failure::all(wrong.into_iter().map(upload::invalid_option).collect()) {
+        Some(failure) => Err(failure),
+        None => Ok(arrived),
     }
 }
 
