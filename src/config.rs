@@ -21,6 +21,9 @@ pub struct Key {
     pub help: &'static str,
 }
 
+/// Settings whose values are never shown.
+const SECRET: [&str; 2] = ["callback_secret", "database"];
+
 /// Every setting.
 pub const KEYS: &[Key] = &[
     Key {
@@ -32,6 +35,16 @@ pub const KEYS: &[Key] = &[
         name: "state",
         default: "dawson-state",
         help: "Folder for jobs and their files",
+    },
+    Key {
+        name: "database",
+        default: "",
+        help: "Address of a PostgreSQL database that several servers share [default: a file in state]",
+    },
+    Key {
+        name: "artifacts",
+        default: "",
+        help: "Address of an S3 bucket for files that several servers share [default: folders in state]",
     },
     Key {
         name: "models",
@@ -94,6 +107,21 @@ pub const KEYS: &[Key] = &[
         help: "The most jobs that may wait",
     },
     Key {
+        name: "queue_bytes",
+        default: "8589934592",
+        help: "The most bytes of scans that may wait",
+    },
+    Key {
+        name: "memory_budget_bytes",
+        default: "",
+        help: "Memory for studies computed at once [default: three quarters of the machine's]",
+    },
+    Key {
+        name: "min_free_bytes",
+        default: "1073741824",
+        help: "With less disk than this nothing is taken and nothing begun",
+    },
+    Key {
         name: "lease_s",
         default: "30",
         help: "Seconds after which a silent worker is thought dead",
@@ -117,6 +145,56 @@ pub const KEYS: &[Key] = &[
         name: "grace_s",
         default: "30",
         help: "Seconds that running jobs may go on once the server is to stop",
+    },
+    Key {
+        name: "keys_file",
+        default: "",
+        help: "The file of API keys [default: keys.toml in the state]; once it is there, callers need one",
+    },
+    Key {
+        name: "tls_cert",
+        default: "",
+        help: "PEM file of the server's certificate and its chain; then HTTPS is spoken",
+    },
+    Key {
+        name: "tls_key",
+        default: "",
+        help: "PEM file of its private key",
+    },
+    Key {
+        name: "behind_proxy",
+        default: "false",
+        help: "A proxy in front speaks TLS, so keys may pass in the clear from there",
+    },
+    Key {
+        name: "hosts",
+        default: "",
+        help: "Names under which the service is reached, separated by commas [default: any]",
+    },
+    Key {
+        name: "cors_origins",
+        default: "",
+        help: "Origins whose pages may ask, separated by commas [default: none]",
+    },
+    Key {
+        name: "metrics_need_key",
+        default: "false",
+        help: "Show /metrics only to keys with the scope read",
+    },
+    Key {
+        name: "key_requests",
+        default: "512",
+        help: "The most requests of a key that are under way at once",
+    },
+    Key {
+        name: "key_rate_per_s",
+        default: "100",
+        help: "Requests of a key a second, in the long run",
+    },
+    Key {
+        name: "key_burst",
+        default: "1000",
+        help: "Requests of a key at once, after a pause",
     },
     Key {
         name: "upload_grace_s",
@@ -209,9 +287,19 @@ pub const KEYS: &[Key] = &[
         help: "The longest that Prefer: wait is honoured",
     },
     Key {
+        name: "callback_hosts",
+        default: "",
+        help: "Hosts that may be told of a job's end, host or host:port, separated by commas",
+    },
+    Key {
+        name: "callback_secret",
+        default: "",
+        help: "Key of their signatures, whsec_…; best given by its variable",
+    },
+    Key {
         name: "insecure_no_auth",
         default: "false",
-        help: "Listen beyond this machine although nothing asks who is calling",
+        help: "Listen beyond this machine although callers are not asked who they are, or not in private",
     },
     Key {
         name: "log",
@@ -284,7 +372,7 @@ pub enum Error {
 }
 
 /// Every setting with its value and where it came from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     values: BTreeMap<&'static str, (String, Source)>,
 }
@@ -347,9 +435,14 @@ impl Settings {
         }
         value.parse().map(Some).map_err(|e: T::Err| Error::Value {
             key,
-            value: value.clone(),
+            value: shown(key, value).to_owned(),
             from: from.clone(),
-            reason: e.to_string(),
+            // A parser may quote what it does not understand.
+            reason: if SECRET.contains(&key) {
+                "does not hold".to_owned()
+            } else {
+                e.to_string()
+            },
         })
     }
 
@@ -380,7 +473,7 @@ impl Settings {
             .unwrap_or_else(|| (String::new(), Source::Default));
         Error::Value {
             key,
-            value,
+            value: shown(key, &value).to_owned(),
             from,
             reason: reason.into(),
         }
@@ -392,11 +485,26 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for key in KEYS {
             if let Some((value, source)) = self.values.get(key.name) {
-                let quoted = toml::Value::String(value.clone());
+                let quoted = toml::Value::String(shown(key.name, value).to_owned());
                 writeln!(f, "{} = {quoted}  # {source}", key.name)?;
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A value, unless it is a secret.
+fn shown<'a>(key: &str, value: &'a str) -> &'a str {
+    if SECRET.contains(&key) && !value.is_empty() {
+        "(not shown)"
+    } else {
+        value
     }
 }
 
@@ -482,6 +590,31 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("batch = \"2\"  # dawson.toml"), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_is_shown_nowhere() {
+        for key in SECRET {
+            let found = layered("", &[], &[(key, "canary-7f3a")]).unwrap();
+            let parsed = found.get::<u8>(key).unwrap_err();
+            let said = [
+                found.to_string(),
+                format!("{found:?}"),
+                parsed.to_string(),
+                format!("{parsed:?}"),
+                found.wrong(key, "is not right").to_string(),
+            ];
+            for text in said {
+                assert!(!text.contains("canary"), "{text}");
+                assert!(text.contains("(not shown)"), "{text}");
+            }
+        }
+        // Whatever sounds like a secret is one.
+        let words = ["secret", "password", "token"];
+        for key in KEYS {
+            let sounds = words.iter().any(|word| key.name.contains(word));
+            assert!(!sounds || SECRET.contains(&key.name), "{}", key.name);
+        }
     }
 
     #[test]

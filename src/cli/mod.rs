@@ -10,8 +10,10 @@
 
 mod completions;
 mod doctor;
+mod edge;
 mod engine;
 mod evaluate;
+mod keys;
 mod models;
 mod openapi;
 mod phantom;
@@ -46,6 +48,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// List, check or describe the installed networks
     Models(models::Args),
+    /// Make, list and revoke the keys of a service
+    Keys(keys::Args),
     /// Make a synthetic head with known lesions
     Phantom(phantom::Args),
     /// Say what is there, what is missing, and how to mend it
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Segment(args) => segment::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Openapi => openapi::run(),

@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower::ServiceExt;
 
 use super::limits::Held;
+use super::tls::Tls;
 use crate::telemetry;
 
 /// How long a connection that was asked to end may take if no request is under way on it.
@@ -75,12 +76,14 @@ pub struct ListenConfig {
 /// whatever they do.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     router: Router,
     config: ListenConfig,
     stop: impl Future<Output = ()>,
 ) {
     let server = Arc::new(Server {
         builder: builder(&config),
+        tls,
         router,
         open: Mutex::default(),
         began: Instant::now(),
@@ -167,6 +170,7 @@ fn builder(config: &ListenConfig) -> Builder<TokioExecutor> {
 #[derive(Debug)]
 struct Server {
     builder: Builder<TokioExecutor>,
+    tls: Option<Arc<Tls>>,
     router: Router,
     open: Mutex<HashMap<u64, Entry>>,
     began: Instant,
@@ -271,7 +275,10 @@ impl Server {
         let full = self.lock().len() >= self.config.max_connections;
         if full && !self.evict() {
             telemetry::connection_refused();
-            refuse(&stream);
+            // Those who speak TLS would not understand.
+            if self.tls.is_none() {
+                refuse(&stream);
+            }
             return;
         }
         let connection = Arc::new(Connection {
@@ -343,7 +350,15 @@ impl Server {
     async fn attend(&self, stream: TcpStream, peer: SocketAddr, connection: &Arc<Connection>) {
         // Small answers are not held back. If the system will not, they are a little late.
         let _hint = stream.set_nodelay(true);
-        self.converse(stream, peer, connection).await;
+        let Some(tls) = &self.tls else {
+            return self.converse(stream, peer, connection).await;
+        };
+        let handshake = tls.acceptor().accept(stream);
+        match tokio::time::timeout(self.config.header_timeout, handshake).await {
+            Ok(Ok(stream)) => self.converse(stream, peer, connection).await,
+            Ok(Err(error)) => telemetry::handshake_failed(&error),
+            Err(late) => telemetry::handshake_failed(&late),
+        }
     }
 
     async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

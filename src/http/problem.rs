@@ -9,13 +9,15 @@ use std::time::Instant;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use dawson_inference::problem::{Class, Code, Problem, Wrong};
 use tower_http::request_id::RequestId;
+use tracing::Instrument;
 
+use super::headers;
 use crate::{jobs, telemetry};
 
 /// The name of the request's id on the wire.
@@ -68,6 +70,17 @@ impl Failure {
         self
     }
 
+    /// Says when to come again.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> Code {
+        Code::parse(&self.problem.code).unwrap_or(Code::Internal)
+    }
+
     /// A fault of ours: the client learns that it happened, the log learns what.
     pub(super) fn internal(reason: &dyn std::fmt::Display) -> Self {
         let detail = "the request could not be served because of a fault in Dawson";
@@ -88,7 +101,7 @@ impl From<jobs::Error> for Failure {
         };
         let retry_after_s = match &error {
             jobs::Error::Full { retry_after_s, .. } => Some(*retry_after_s),
-            jobs::Error::Closing => Some(10),
+            jobs::Error::Closing | jobs::Error::DiskFull { .. } => Some(10),
             _ => None,
         };
         let inside = (code.class() != Class::Invalid).then(|| error.to_string());
@@ -160,23 +173,26 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
         .and_then(|id| id.header_value().to_str().ok())
         .unwrap_or_default()
         .to_owned();
-    let mut response = next.run(request).await;
-    let failure = response
-        .extensions_mut()
-        .remove::<Failure>()
-        .or_else(|| of_framework(&response));
-    if let Some(failure) = failure {
-        response = write(failure, &response, &id);
-    }
-    let took_s = started.elapsed().as_secs_f64();
-    telemetry::request_answered(
-        method.as_str(),
-        &route,
-        response.status().as_u16(),
-        took_s,
-        &id,
-    );
-    response
+    let span = telemetry::request_span(&id, headers::trace(request.headers()));
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.in_scope(|| {
+        let failure = response
+            .extensions_mut()
+            .remove::<Failure>()
+            .or_else(|| of_framework(&response));
+        if let Some(failure) = failure {
+            response = write(failure, &response, &id);
+        }
+        let took_s = started.elapsed().as_secs_f64();
+        telemetry::request_answered(
+            method.as_str(),
+            &route,
+            response.status().as_u16(),
+            took_s,
+            &id,
+        );
+        response
+    })
 }
 
 /// The framework's own refusals, which come as plain text or without a body.
@@ -219,7 +235,7 @@ fn write(failure: Failure, answered: &Response, id: &str) -> Response {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    for name in [RETRY_AFTER, ALLOW, CONNECTION] {
+    for name in [RETRY_AFTER, ALLOW, CONNECTION, WWW_AUTHENTICATE] {
         if let Some(value) = answered.headers().get(&name) {
             response.headers_mut().insert(name, value.clone());
         }

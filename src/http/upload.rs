@@ -29,6 +29,7 @@ const GUARD_BYTES: usize = 16 << 10;
 /// What has arrived.
 pub(super) struct Arrived {
     pub(super) inputs: Vec<StoredFile>,
+    pub(super) headers: Vec<(Contrast, Header)>,
     pub(super) options: Options,
     /// The options as they were sent.
     pub(super) options_text: String,
@@ -84,6 +85,7 @@ pub(super) async fn receive(
     limits: Limits,
 ) -> Result<Arrived, Failure> {
     let mut inputs: Vec<StoredFile> = Vec::new();
+    let mut headers = Vec::new();
     let mut options: Option<String> = None;
     let mut seen: Vec<String> = Vec::new();
     let mut wrong: Vec<Failure> = Vec::new();
@@ -107,7 +109,10 @@ pub(super) async fn receive(
             // Once something is wrong, nothing is kept.
             let folder = wrong.is_empty().then_some(folder);
             match scan(part, &name, folder, config, limits).await? {
-                Ok(input) => inputs.push(input),
+                Ok((file, header)) => {
+                    inputs.push(file);
+                    headers.extend(Contrast::parse(&name).map(|contrast| (contrast, header)));
+                }
                 Err(failure) => wrong.push(failure.at(&name)),
             }
         } else {
@@ -130,6 +135,7 @@ pub(super) async fn receive(
         Some(failure) => Err(failure),
         None => Ok(Arrived {
             inputs,
+            headers,
             options,
             options_text,
         }),
@@ -206,7 +212,7 @@ async fn scan(
     folder: Option<&Path>,
     config: &HttpConfig,
     limits: Limits,
-) -> Result<Result<StoredFile, Failure>, Failure> {
+) -> Result<Result<(StoredFile, Header), Failure>, Failure> {
     let unwritten = |e: std::io::Error| storage(name, &e);
     let mut file = match folder {
         Some(folder) => Some(File::create(folder.join(name)).await.map_err(unwritten)?),
@@ -215,20 +221,22 @@ async fn scan(
     let mut hash = Sha256::new();
     let mut bytes: usize = 0;
     let mut head = Vec::with_capacity(GUARD_BYTES);
-    let mut guarded = false;
+    let mut header = None;
     while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
         bytes += chunk.len();
         if bytes > config.max_part_bytes {
             return Err(too_large(name, config.max_part_bytes));
         }
-        if !guarded {
+        if header.is_none() {
             head.extend_from_slice(&chunk[..chunk.len().min(GUARD_BYTES - head.len())]);
             if head.len() >= GUARD_BYTES {
-                if let Err(failure) = guard(&head, name, limits) {
-                    skip(part, config).await?;
-                    return Ok(Err(failure));
+                match guard(&head, name, limits) {
+                    Ok(seen) => header = Some(seen),
+                    Err(failure) => {
+                        skip(part, config).await?;
+                        return Ok(Err(failure));
+                    }
                 }
-                guarded = true;
             }
         }
         if let Some(file) = &mut file {
@@ -236,25 +244,26 @@ async fn scan(
             file.write_all(&chunk).await.map_err(unwritten)?;
         }
     }
-    if !guarded && let Err(failure) = guard(&head, name, limits) {
-        return Ok(Err(failure));
-    }
+    let header = match header.map_or_else(|| guard(&head, name, limits), Ok) {
+        Ok(header) => header,
+        Err(failure) => return Ok(Err(failure)),
+    };
     if let Some(file) = &mut file {
         // The last write may still be under way, and only this tells whether it failed.
         file.flush().await.map_err(unwritten)?;
         file.sync_all().await.map_err(unwritten)?;
     }
-    Ok(Ok(StoredFile {
+    let stored = StoredFile {
         name: name.to_owned(),
         media_type: "application/octet-stream".to_owned(),
         bytes: bytes as u64,
         sha256: hex(&hash.finalize()),
-    }))
+    };
+    Ok(Ok((stored, header)))
 }
 
-fn guard(head: &[u8], name: &str, limits: Limits) -> Result<(), Failure> {
+fn guard(head: &[u8], name: &str, limits: Limits) -> Result<Header, Failure> {
     Header::read(head, limits)
-        .map(|_| ())
         .map_err(|error| Failure::new(nifti_code(&error), format!("{name}: {error}")))
 }
 

@@ -568,3 +568,36 @@ async fn a_client_that_takes_nothing_of_its_answers_is_let_go() {
         .unwrap();
     drop(line);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_serves_many_requests_on_one_connection_and_has_limits_too() {
+    let service = idle().await;
+    let server = Listening::start(&service, patient()).await;
+    let stream = tokio::net::TcpStream::connect(server.address)
+        .await
+        .unwrap();
+    let (client, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    let ask = |header: String| {
+        let mut client = client.clone();
+        async move {
+            let request = Request::get("http://x/healthz").header("x", header);
+            let request = request.body(Body::empty()).unwrap();
+            client
+                .send_request(request)
+                .await
+                .map(|r| r.status().as_u16())
+        }
+    };
+    // The first answer brings the server's limits along.
+    assert_eq!(ask("0".to_owned()).await.unwrap(), 200);
+    let answers = futures_util::future::join_all((0..40).map(|n| ask(n.to_string()))).await;
+    assert!(answers.into_iter().all(|status| status.unwrap() == 200));
+    let large = ask("y".repeat(40 << 10)).await;
+    assert!(!matches!(large, Ok(200)), "{large:?}");
+}

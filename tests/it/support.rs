@@ -1,15 +1,17 @@
 //! A phantom study, a service on it, and the few lines of HTTP that the tests need.
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
-use dawson::http::{HttpConfig, ListenConfig, Pace, read_options, router, serve};
-use dawson::jobs::{Jobs, JobsConfig, Parts, open_store};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
+use dawson::http::{
+    AccessConfig, HttpConfig, ListenConfig, Metrics, Pace, Tls, read_options, router, serve,
+};
+use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, open_store};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
@@ -126,6 +128,13 @@ pub(crate) struct ServiceOptions {
     pub(crate) max_part_bytes: usize,
     pub(crate) max_body_bytes: usize,
     pub(crate) pace: Pace,
+    pub(crate) access: AccessConfig,
+    pub(crate) cors_origins: Vec<HeaderValue>,
+    pub(crate) memory_budget: u64,
+    pub(crate) min_free_bytes: u64,
+    pub(crate) lease: Duration,
+    pub(crate) callbacks: CallbackConfig,
+    pub(crate) places: Places,
 }
 
 impl Default for ServiceOptions {
@@ -140,6 +149,13 @@ impl Default for ServiceOptions {
                 timeout: Duration::from_mins(1),
                 min_bytes_per_s: 1024,
             },
+            access: open_to_all(),
+            cors_origins: Vec::new(),
+            memory_budget: 4 << 30,
+            min_free_bytes: 0,
+            lease: Duration::from_secs(30),
+            callbacks: CallbackConfig::default(),
+            places: Places::default(),
         }
     }
 }
@@ -160,7 +176,7 @@ impl Service {
 
     /// A service on a folder that may hold jobs already.
     pub(crate) async fn on(state: PathBuf, options: ServiceOptions) -> Self {
-        let (store, files) = open_store(&state).await.unwrap();
+        let (store, files) = open_store(&state, &options.places).await.unwrap();
         let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
@@ -171,11 +187,15 @@ impl Service {
             config: JobsConfig {
                 workers: options.workers,
                 queue: options.queue,
-                lease: Duration::from_secs(30),
+                queue_bytes: 1 << 30,
+                memory_budget: options.memory_budget,
+                min_free_bytes: options.min_free_bytes,
+                lease: options.lease,
                 retries: 3,
                 results_ttl: options.results_ttl,
                 keep_inputs: false,
                 grace: Duration::from_secs(10),
+                callbacks: options.callbacks,
             },
         }));
         let config = HttpConfig {
@@ -186,6 +206,8 @@ impl Service {
             max_part_header_bytes: 16 << 10,
             max_options_bytes: 64 << 10,
             max_wait: Duration::from_mins(5),
+            access: options.access.clone(),
+            cors_origins: options.cors_origins.clone(),
         };
         Self {
             router: router(Arc::clone(&jobs), config, None),
@@ -216,6 +238,18 @@ impl Service {
     }
 }
 
+/// Nobody is asked who they are.
+pub(crate) fn open_to_all() -> AccessConfig {
+    AccessConfig {
+        keys: None,
+        hosts: Vec::new(),
+        metrics: Metrics::Open,
+        key_requests: 100,
+        key_rate_per_s: NonZeroU32::new(1000).unwrap(),
+        key_burst: NonZeroU32::new(1000).unwrap(),
+    }
+}
+
 /// Limits that no test reaches by accident.
 pub(crate) fn patient() -> ListenConfig {
     ListenConfig {
@@ -239,11 +273,19 @@ pub(crate) struct Listening {
 
 impl Listening {
     pub(crate) async fn start(service: &Service, config: ListenConfig) -> Self {
+        Self::with(service, config, None).await
+    }
+
+    pub(crate) async fn with(
+        service: &Service,
+        config: ListenConfig,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let router = service.router.clone();
-        let served = tokio::spawn(serve(listener, router, config, async move {
+        let served = tokio::spawn(serve(listener, tls, router, config, async move {
             let _stop = stopped.await;
         }));
         Self {

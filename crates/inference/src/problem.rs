@@ -106,6 +106,15 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", Invalid, 415, 3, "The body has a type that is not taken";
     /// The body is larger than the limit in the configuration.
     BodyTooLarge = "body_too_large", Invalid, 413, 3, "The body is too large";
+    /// The request names no key, or one that is not taken: unknown, expired or revoked. Send
+    /// Authorization: Bearer and a key; the operator makes one with dawson keys new.
+    Unauthorized = "unauthorized", Invalid, 401, 3, "A key is needed";
+    /// The key is known, but lacks the scope that this address asks for. The operator can make one
+    /// that has it.
+    Forbidden = "forbidden", Invalid, 403, 3, "The key may not do this";
+    /// The service is not reached under the name in the request's Host header. The operator lists the
+    /// names in the configuration.
+    UnknownHost = "unknown_host", Invalid, 421, 3, "The service does not go by this name";
     /// There is nothing at this address: no such route, job, artifact, model or problem, or no
     /// longer; results are kept for a limited time.
     NotFound = "not_found", Invalid, 404, 3, "Not found";
@@ -123,10 +132,18 @@ codes! {
     StudyTooLarge = "study_too_large", Invalid, 413, 3, "The study is too large for this server";
     /// The requested range lies outside the artifact.
     RangeNotSatisfiable = "range_not_satisfiable", Invalid, 416, 3, "The range cannot be served";
+    /// The file is not the one that If-Match names. Fetch its entry in the list of artifacts again.
+    PreconditionFailed = "precondition_failed", Invalid, 412, 3, "The condition does not hold";
     /// As many jobs wait as may wait. The answer's Retry-After says when to try again.
     QueueFull = "queue_full", Transient, 429, 1, "Too many jobs wait";
+    /// The key asks more often than it may, or has too many requests under way. The answer's
+    /// Retry-After says when to try again.
+    TooManyRequests = "too_many_requests", Transient, 429, 1, "Too many requests";
     /// As many connections are open as may be, and all are at work. Try again a little later.
     Overloaded = "overloaded", Transient, 503, 1, "Too many connections";
+    /// The job's deadline passed while it waited, so it was not begun. Submit it again with a later
+    /// deadline or a higher priority.
+    Expired = "expired", Transient, 503, 1, "The deadline passed while the job waited";
     /// The server is stopping; send the study to another one, or again a little later.
     ShuttingDown = "shutting_down", Transient, 503, 1, "The server is stopping";
     /// The device ran out of memory although the batch was halved and the session built anew.

@@ -6,6 +6,7 @@
 mod artifacts;
 mod error;
 mod infer;
+mod needs;
 mod settings;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use dawson_imaging::resample::{Resampling, resample};
 use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
 pub use error::{Error, engine_code, model_code, nifti_code};
+pub use needs::Needs;
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 use sha2::{Digest, Sha256};
