@@ -13,6 +13,7 @@ mod doctor;
 mod edge;
 mod engine;
 mod evaluate;
+mod jobs;
 mod keys;
 mod models;
 mod openapi;
@@ -48,6 +49,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// List, check or describe the installed networks
     Models(models::Args),
+    /// Look at, retry or erase the jobs of a service
+    Jobs(jobs::Args),
     /// Make, list and revoke the keys of a service
     Keys(keys::Args),
     /// Make a synthetic head with known lesions
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Segment(args) => segment::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -170,10 +170,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let (registry, segmenter) = open_engine(settings)?;
-    let places = Places {
-        database: settings.optional("database")?,
-        artifacts: settings.optional("artifacts")?,
-    };
+    let places = Places::of(settings)?;
     let (store, job_files) = open_store(&state, &places)
         .await
         .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
@@ -310,6 +307,16 @@ fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
         grace: settings.seconds("grace_s")?,
         callbacks: callback_config(settings)?,
     })
+}
+
+impl Places {
+    /// Where the settings say that jobs are kept.
+    pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self {
+            database: settings.optional("database")?,
+            artifacts: settings.optional("artifacts")?,
+        })
+    }
 }
 
 fn callback_config(settings: &Settings) -> Result<CallbackConfig, Failure> {

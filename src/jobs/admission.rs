@@ -147,7 +147,7 @@ impl Jobs {
             if !matches!(outcome, Ok(Submitted::Accepted(_)))
                 && let Err(error) = jobs.files.erase(id).await
             {
-                tracing::error!(job = %id, %error, "the files of what was not taken stay; the sweeper will remove them");
+                jobs.left(id, "scans of what was not taken", &error);
             }
             match outcome? {
                 Submitted::Accepted(job) => {

@@ -5,6 +5,7 @@
 //! keeps books: computing happens on a thread of its own (`runner.rs`).
 mod admission;
 mod callbacks;
+mod desk;
 mod events;
 mod pace;
 mod runner;
@@ -13,6 +14,7 @@ mod sweeper;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,15 +24,15 @@ use dawson_inference::models::{self, Model, Registry};
 use dawson_inference::pipeline::{Asked, Cancel, OutOfRange, Segmenter, Settings, model_code};
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
+pub use desk::Desk;
 pub use events::{Channel, Event, Kind};
 pub use pace::Advance;
 use pace::Pace;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use crate::store::{
-    self, Job, JobFiles, JobId, JobStore, Leaving, Page, Pieces, State, StoredFile,
-};
+use crate::store::{self, JobFiles, JobStore, Leaving, Pieces, StoredFile};
+pub use crate::store::{Job, JobId, Page, State};
 use crate::telemetry;
 
 /// The name of the report among a job's artifacts.
@@ -145,6 +147,14 @@ pub enum Error {
         /// What must be free.
         wanted_mb: u64,
     },
+    /// A job that cannot be tried again.
+    #[error("job {id} is not tried again: {reason}")]
+    NotRetried {
+        /// The job.
+        id: JobId,
+        /// Why not.
+        reason: String,
+    },
     /// A key that was used for another request.
     #[error("this Idempotency-Key was used for another request")]
     KeyMismatch,
@@ -171,7 +181,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::NotFound(_) | Self::NoArtifact { .. } => Code::NotFound,
-            Self::Ended { .. } => Code::JobEnded,
+            Self::Ended { .. } | Self::NotRetried { .. } => Code::JobEnded,
             Self::NotReady { .. } => Code::ArtifactNotReady,
             Self::Full { .. } => Code::QueueFull,
             Self::TooLarge { .. } => Code::StudyTooLarge,
@@ -228,6 +238,8 @@ pub struct Jobs {
     wake: Notify,
     /// A job with a callback has ended.
     told: Notify,
+    /// Files could not be removed: they are looked for.
+    survey_soon: AtomicBool,
     closing: watch::Sender<bool>,
     pace: Pace,
     worker: String,
@@ -277,6 +289,7 @@ impl Jobs {
             running: Mutex::new(HashMap::new()),
             wake: Notify::new(),
             told: Notify::new(),
+            survey_soon: AtomicBool::new(false),
             closing: watch::Sender::new(false),
             pace: Pace::default(),
             worker: JobId::new().to_string(),
@@ -484,6 +497,12 @@ impl Jobs {
         self.told.notify_one();
     }
 
+    /// Files of a job could not be removed: the sweeper looks for them soon.
+    fn left(&self, id: JobId, what: &'static str, error: &store::Error) {
+        tracing::error!(job = %id, what, %error, "files stay; the sweeper will remove them");
+        self.survey_soon.store(true, Ordering::Relaxed);
+    }
+
     /// Tells the workers of this process that a job is no longer wanted.
     fn stop(&self, id: JobId) {
         for ((running, _), attempt) in self.running().iter() {
@@ -532,7 +551,7 @@ impl Jobs {
             })
     }
 
-    /// Some bytes of an artifact.
+    /// An artifact, or a part of it.
     ///
     /// # Errors
     /// [`Error::Store`]
@@ -541,9 +560,9 @@ impl Jobs {
         id: JobId,
         attempt: i64,
         name: &str,
-        bytes: Range<u64>,
+        part: Option<Range<u64>>,
     ) -> Result<Pieces, Error> {
-        Ok(self.files.stream_result(id, attempt, name, bytes).await?)
+        Ok(self.files.stream_result(id, attempt, name, part).await?)
     }
 
     /// Whether the store answers.

@@ -368,6 +368,7 @@ impl Jobs {
                 let t = &report.timings_s;
                 telemetry::job_succeeded(id, t.total, t.network, report.lesions.count);
                 self.drop_inputs(id).await;
+                self.drop_results_before(id, attempt).await;
                 let channel = self.hub.channel(id);
                 for warning in &report.warnings {
                     channel.push(Kind::Warning, json!({ "code": warning.code, "detail": warning.detail, "contrast": warning.contrast }));
@@ -416,9 +417,16 @@ impl Jobs {
     }
 
     /// Removes results that do not count.
-    async fn drop_results(&self, id: JobId, attempt: i64) {
+    pub(super) async fn drop_results(&self, id: JobId, attempt: i64) {
         if let Err(error) = self.files.drop_results(id, attempt).await {
-            tracing::error!(job = %id, %error, "results that do not count stay; the sweeper will remove them");
+            self.left(id, "results that do not count", &error);
+        }
+    }
+
+    /// Removes what earlier attempts may have left, of which some were killed while they wrote.
+    async fn drop_results_before(&self, id: JobId, attempt: i64) {
+        for of in 1..attempt {
+            self.drop_results(id, of).await;
         }
     }
 
@@ -428,7 +436,7 @@ impl Jobs {
             return;
         }
         if let Err(error) = self.files.drop_inputs(id).await {
-            tracing::error!(job = %id, %error, "scans stay; the sweeper will remove them");
+            self.left(id, "scans", &error);
         }
     }
 
@@ -482,6 +490,7 @@ impl Jobs {
         {
             telemetry::job_failed(job.id, code, reason);
             self.drop_inputs(job.id).await;
+            self.drop_results_before(job.id, job.attempt + 1).await;
             self.ended(job.id, json!({ "state": "failed", "error": problem }));
         } else {
             telemetry::lease_lost(job.id, job.attempt);

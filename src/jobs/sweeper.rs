@@ -1,13 +1,14 @@
 //! What happens by the clock: lost workers are found, deadlines kept, what somebody began to remove is
 //! removed, results whose time is over are erased, files that no row speaks of too.
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use dawson_inference::problem::{Code, Problem};
 use serde_json::json;
 
 use super::{Error, Jobs, Kind, Sees, end_json, now_ms};
-use crate::store::Leaving;
+use crate::store::{Leaving, State};
 use crate::telemetry;
 
 /// How often rows are looked through.
@@ -31,10 +32,12 @@ impl Jobs {
             }
             self.hub.sweep();
             telemetry::upkeep();
-            if surveyed.is_none_or(|at| at.elapsed() >= SURVEY) {
+            let asked = self.survey_soon.swap(false, Ordering::Relaxed);
+            if asked || surveyed.is_none_or(|at| at.elapsed() >= SURVEY) {
                 surveyed = Some(Instant::now());
                 if let Err(Error::Store(error)) = self.sweep_files(GRACE).await {
                     telemetry::store_failed("survey", &error);
+                    self.survey_soon.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -56,17 +59,26 @@ impl Jobs {
         let swept = self.files.sweep_uploads(grace).await?;
         // Files first, then rows: what gets its row in between is not taken for a stray.
         let found = self.files.survey().await?;
-        let (rows, going_on) = self.store.rows().await?;
+        let rows = self.store.states().await?;
         let mut strays = 0;
         for (id, files) in found {
-            if files.newest.elapsed().is_ok_and(|age| age < grace) {
+            let Some(&(state, attempt)) = rows.get(&id) else {
+                if files.newest.elapsed().is_ok_and(|age| age >= grace) {
+                    self.files.erase(id).await?;
+                    strays += 1;
+                }
+                continue;
+            };
+            if !state.has_ended() {
                 continue;
             }
-            if !rows.contains(&id) {
-                self.files.erase(id).await?;
-                strays += 1;
-            } else if files.inputs && !going_on.contains(&id) {
+            if files.inputs {
                 self.drop_inputs(id).await;
+            }
+            for of in files.results {
+                if state != State::Succeeded || of != attempt {
+                    self.drop_results(id, of).await;
+                }
             }
         }
         if swept + strays > 0 {

@@ -6,7 +6,10 @@
 //! nothing if another attempt has begun or the job has ended. So a worker that was thought dead can
 //! neither report progress nor publish. Results become visible by one transaction. Who cancels or
 //! erases a job takes it over in the same way, and its state changes only once its files are gone.
-use std::collections::HashSet;
+//!
+//! A statement that changes rows and returns them is always read to its end: only there SQLite commits,
+//! and who stops at the first row never learns that the commit failed.
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use dawson_inference::problem::Problem;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use sqlx::any::{AnyPoolOptions, AnyRow};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
-use sqlx::{AnyPool, Row};
+use sqlx::{AnyPool, Connection, Row};
 
 use super::dialect::{CHANNEL, Dialect, VERSION};
 use super::{Cost, Error, Job, JobId, Priority, State, StoredFile, StoredProgress};
@@ -189,6 +192,14 @@ impl JobStore {
                         sqlx::raw_sql(pragmas).execute(connection).await?;
                     }
                     Ok(())
+                })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // Where a commit has failed, a rollback may fail too, and the connection thinks for
+                    // ever that it is in a transaction. The ping waits for a rollback under way.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
                 })
             })
             .connect(address)
@@ -371,15 +382,15 @@ impl JobStore {
         room: i64,
         budget: i64,
     ) -> Result<Option<Job>, Error> {
-        let row = sqlx::query(self.dialect.lease())
+        let changed = sqlx::query(self.dialect.lease())
             .bind(worker.to_owned())
             .bind(until)
             .bind(now)
             .bind(room)
             .bind(budget)
-            .fetch_optional(&self.pool)
+            .fetch_all(&self.pool)
             .await?;
-        row.map(|row| job(&row)).transpose()
+        changed.first().map(job).transpose()
     }
 
     /// Holds the lease until `until` and writes progress down; false if it is lost.
@@ -529,7 +540,7 @@ impl JobStore {
         worker: &str,
         until: i64,
     ) -> Result<Option<Job>, Error> {
-        let row = sqlx::query(
+        let changed = sqlx::query(
             "UPDATE jobs SET leaving = $2, worker = $3, lease_until = $4, attempt = attempt + 1
              WHERE id = $1 AND ((leaving IS NULL AND state IN ('queued', 'running'))
                                 OR ($2 = 'erase' AND (leaving IS NULL OR leaving = 'cancel')))
@@ -539,9 +550,9 @@ impl JobStore {
         .bind(how.name())
         .bind(worker.to_owned())
         .bind(until)
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        row.map(|row| job(&row)).transpose()
+        changed.first().map(job).transpose()
     }
 
     /// Ends a job that leaves by [`Leaving::Cancel`]; false if it does not.
@@ -706,23 +717,21 @@ impl JobStore {
         rows.iter().map(id_of).collect()
     }
 
-    /// The jobs that have a row, and of these the ones that have not ended.
+    /// Every job's state and attempt.
     ///
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
-    pub async fn rows(&self) -> Result<(HashSet<JobId>, HashSet<JobId>), Error> {
-        let rows = sqlx::query("SELECT id, ended_at FROM jobs")
+    pub async fn states(&self) -> Result<HashMap<JobId, (State, i64)>, Error> {
+        let rows = sqlx::query("SELECT id, state, attempt FROM jobs")
             .fetch_all(&self.pool)
             .await?;
-        let (mut all, mut going_on) = (HashSet::new(), HashSet::new());
-        for row in &rows {
-            let id = id_of(row)?;
-            all.insert(id);
-            if row.try_get::<Option<i64>, _>("ended_at")?.is_none() {
-                going_on.insert(id);
-            }
-        }
-        Ok((all, going_on))
+        rows.iter()
+            .map(|row| {
+                let id = id_of(row)?;
+                let state = state_of(row, id)?;
+                Ok((id, (state, row.try_get("attempt")?)))
+            })
+            .collect()
     }
 
     /// Takes an end that a caller has not been told yet; it is not given out again before `again_at`.
@@ -730,18 +739,20 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
     pub async fn next_callback(&self, now: i64, again_at: i64) -> Result<Option<Callback>, Error> {
-        let row = sqlx::query(self.dialect.next_callback())
+        let changed = sqlx::query(self.dialect.next_callback())
             .bind(now)
             .bind(again_at)
-            .fetch_optional(&self.pool)
+            .fetch_all(&self.pool)
             .await?;
-        row.map(|row| {
-            Ok(Callback {
-                job: job(&row)?,
-                tries: row.try_get("callback_tries")?,
+        changed
+            .first()
+            .map(|row| {
+                Ok(Callback {
+                    job: job(row)?,
+                    tries: row.try_get("callback_tries")?,
+                })
             })
-        })
-        .transpose()
+            .transpose()
     }
 
     /// Writes down when an end that was not told is tried again.
@@ -843,20 +854,26 @@ fn id_of(row: &AnyRow) -> Result<JobId, Error> {
     })
 }
 
+fn state_of(row: &AnyRow, id: JobId) -> Result<State, Error> {
+    State::parse(&row.try_get::<String, _>("state")?).ok_or_else(|| Error::Row {
+        id: id.to_string(),
+        reason: "its state".to_owned(),
+    })
+}
+
 fn job(row: &AnyRow) -> Result<Job, Error> {
     let id = id_of(row)?;
     let wrong = |reason: &str| Error::Row {
         id: id.to_string(),
         reason: reason.to_owned(),
     };
-    let state: String = row.try_get("state")?;
     let inputs: String = row.try_get("inputs")?;
     let progress: Option<String> = row.try_get("progress")?;
     let error: Option<String> = row.try_get("error")?;
     Ok(Job {
         id,
         owner: row.try_get("owner")?,
-        state: State::parse(&state).ok_or_else(|| wrong("its state"))?,
+        state: state_of(row, id)?,
         priority: Priority::of_rank(row.try_get("priority")?)
             .ok_or_else(|| wrong("its priority"))?,
         deadline_at: row.try_get("deadline_at")?,

@@ -518,11 +518,10 @@ async fn what_ended_long_ago_is_found_and_rows_are_told_apart() {
         let going_on = accepted(&store, new(None, "f")).await;
         assert_eq!(store.ended_before(2501, 10).await.unwrap(), [old]);
         assert!(store.ended_before(2500, 10).await.unwrap().is_empty());
-        let (all, open) = store.rows().await.unwrap();
-        assert_eq!(
-            (all.len(), open.len(), open.contains(&going_on)),
-            (2, 1, true)
-        );
+        let states = store.states().await.unwrap();
+        assert_eq!(states.len(), 2);
+        assert_eq!(states[&old], (State::Succeeded, 1));
+        assert_eq!(states[&going_on], (State::Queued, 0));
         lease(&store, 3000).await.unwrap();
         assert!(store.expire_leases().await.unwrap() >= 1);
         assert_eq!(

@@ -1,6 +1,7 @@
 //! What comes of a study: its events while it runs, its files once it has succeeded.
 use std::convert::Infallible;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -178,21 +179,22 @@ async fn get(
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let part = part_of(&headers, &etag, &file)?;
-    let (start, end) = part.unwrap_or((0, file.bytes));
+    let bytes = part.clone().unwrap_or(0..file.bytes);
     let pieces = app
         .jobs
-        .read_artifact(id, attempt, &file.name, start..end)
+        .read_artifact(id, attempt, &file.name, part.clone())
         .await?;
     let mut response = Body::from_stream(pieces).into_response();
     let answered = response.headers_mut();
     answered.insert(CONTENT_TYPE, text(&file.media_type)?);
-    answered.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+    answered.insert(CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
     answered.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     answered.insert(ETAG, tag);
     let disposition = format!("attachment; filename=\"{}\"", file.name);
     answered.insert(CONTENT_DISPOSITION, text(&disposition)?);
     if part.is_some() {
-        let range = format!("bytes {start}-{}/{}", end.saturating_sub(1), file.bytes);
+        let last = bytes.end.saturating_sub(1);
+        let range = format!("bytes {}-{last}/{}", bytes.start, file.bytes);
         answered.insert(CONTENT_RANGE, text(&range)?);
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
@@ -204,13 +206,13 @@ fn text(value: &str) -> Result<HeaderValue, Failure> {
     HeaderValue::from_str(value).map_err(|e| Failure::internal(&e))
 }
 
-/// The one part of a file that is asked for, from its first byte to behind its last; `None` for all of
+/// The one part of a file that is asked for; `None` for all of
 /// it, also if several parts are asked for or a range is not understood (RFC 9110, 14.2).
 fn part_of(
     headers: &HeaderMap,
     etag: &str,
     file: &StoredFile,
-) -> Result<Option<(u64, u64)>, Failure> {
+) -> Result<Option<Range<u64>>, Failure> {
     let Some(range) = headers.get(RANGE).and_then(|v| v.to_str().ok()) else {
         return Ok(None);
     };
@@ -222,7 +224,7 @@ fn part_of(
         return Ok(None);
     };
     match ranges.validate(file.bytes).as_deref() {
-        Ok([one]) => Ok(Some((*one.start(), one.end() + 1))),
+        Ok([one]) => Ok(Some(*one.start()..one.end() + 1)),
         Ok(_) => Ok(None),
         Err(_) => Err(Failure::new(
             Code::RangeNotSatisfiable,
@@ -291,9 +293,7 @@ fn pack(
                         .compression_method(CompressionMethod::Stored)
                         .large_file(file.bytes > u64::from(u32::MAX));
                     bundle.start_file(&file.name, options)?;
-                    let opened = jobs
-                        .read_artifact(id, attempt, &file.name, 0..file.bytes)
-                        .await;
+                    let opened = jobs.read_artifact(id, attempt, &file.name, None).await;
                     packing.open = Some(opened.map_err(io::Error::other)?);
                 } else if let Some(bundle) = packing.bundle.take() {
                     bundle.finish()?;

@@ -88,12 +88,13 @@ impl Bucket {
         object.bytes().await.map_err(failed)
     }
 
-    pub(super) async fn stream(&self, key: &str, range: Range<u64>) -> Result<Pieces, Error> {
-        if range.is_empty() {
-            return Ok(futures_util::stream::empty().boxed());
-        }
+    pub(super) async fn stream(
+        &self,
+        key: &str,
+        part: Option<Range<u64>>,
+    ) -> Result<Pieces, Error> {
         let options = GetOptions {
-            range: Some(GetRange::Bounded(range)),
+            range: part.map(GetRange::Bounded),
             ..GetOptions::default()
         };
         let object = self

@@ -64,14 +64,21 @@ impl Folder {
         Ok(Bytes::from(read))
     }
 
-    pub(super) async fn stream(&self, key: &str, range: Range<u64>) -> Result<Pieces, Error> {
+    pub(super) async fn stream(
+        &self,
+        key: &str,
+        part: Option<Range<u64>>,
+    ) -> Result<Pieces, Error> {
         let path = self.root.join(key);
         let failed = |e: io::Error| Error::File(files::named(&path, &e));
         let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
-        file.seek(SeekFrom::Start(range.start))
+        let Some(part) = part else {
+            return Ok(ReaderStream::with_capacity(file, PIECE).boxed());
+        };
+        file.seek(SeekFrom::Start(part.start))
             .await
             .map_err(failed)?;
-        let bytes = range.end.saturating_sub(range.start);
+        let bytes = part.end.saturating_sub(part.start);
         Ok(ReaderStream::with_capacity(file.take(bytes), PIECE).boxed())
     }
 

@@ -6,7 +6,7 @@
 mod bucket;
 mod folder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ use super::{Error, JobId, StoredFile};
 
 /// The name of the scans among a job's files.
 const INPUTS: &str = "inputs";
+/// What the names of the results of an attempt begin with.
+const RESULTS: &str = "results-";
 
 /// The files of all jobs.
 #[derive(Debug, Clone)]
@@ -42,10 +44,12 @@ enum Place {
 pub type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
 /// A job's files, as they lie.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// Whether its scans are there.
     pub inputs: bool,
+    /// The attempts whose results are there.
+    pub results: BTreeSet<i64>,
     /// When the newest of them was written.
     pub newest: SystemTime,
 }
@@ -172,7 +176,7 @@ impl JobFiles {
         self.read(key(id, &results(attempt), name)).await
     }
 
-    /// Some bytes of a result, as they are read. An error that comes later is in the stream.
+    /// A result, or a part of it, as it is read. An error that comes later is in the stream.
     ///
     /// # Errors
     /// [`Error::File`]
@@ -181,12 +185,12 @@ impl JobFiles {
         id: JobId,
         attempt: i64,
         name: &str,
-        range: Range<u64>,
+        part: Option<Range<u64>>,
     ) -> Result<Pieces, Error> {
         let key = key(id, &results(attempt), name);
         match &self.place {
-            Place::Folder(folder) => folder.stream(&key, range).await,
-            Place::Bucket(bucket) => bucket.stream(&key, range).await,
+            Place::Folder(folder) => folder.stream(&key, part).await,
+            Place::Bucket(bucket) => bucket.stream(&key, part).await,
         }
     }
 
@@ -234,9 +238,16 @@ impl JobFiles {
             };
             let found = jobs.entry(id).or_insert(Found {
                 inputs: false,
+                results: BTreeSet::new(),
                 newest: written,
             });
-            found.inputs |= parts.next() == Some(INPUTS);
+            let folder = parts.next().unwrap_or_default();
+            found.inputs |= folder == INPUTS;
+            found.results.extend(
+                folder
+                    .strip_prefix(RESULTS)
+                    .and_then(|n| n.parse::<i64>().ok()),
+            );
             found.newest = found.newest.max(written);
         }
         Ok(jobs)
@@ -285,7 +296,7 @@ fn key(id: JobId, folder: &str, name: &str) -> String {
 }
 
 fn results(attempt: i64) -> String {
-    format!("results-{attempt}")
+    format!("{RESULTS}{attempt}")
 }
 
 /// Runs file work on a thread that may block.
