@@ -168,3 +168,96 @@ pub fn problem_answered(code: &str, status: u16, inside: Option<&str>, request_i
     // Codes come from a closed list.
     counter!("dawson_problems_total", "code" => code.to_owned()).increment(1);
 }
+
+/// So many connections are open.
+pub fn connections_open(count: usize) {
+    gauge!("dawson_http_connections").set(count as f64);
+}
+
+/// As many connections were open as may be, all at work: this one was turned away.
+pub fn connection_refused() {
+    tracing::debug!("connection refused, all are at work");
+    counter!("dawson_http_connections_refused_total").increment(1);
+}
+
+/// The system gives no more connections.
+pub fn accept_failed(error: &std::io::Error) {
+    tracing::error!(%error, "connections cannot be accepted");
+    counter!("dawson_http_accept_failures_total").increment(1);
+}
+
+/// The grace time was over: these connections were closed whatever they did.
+pub fn connections_cut(count: usize) {
+    tracing::warn!(
+        count,
+        "connections were closed before their requests had ended"
+    );
+    counter!("dawson_http_connections_cut_total").increment(count as u64);
+}
+
+/// The span of a request: every line that it causes carries its id, and the trace that the client named.
+pub fn request_span(request_id: &str, trace: Option<(&str, &str)>) -> tracing::Span {
+    let (trace_id, parent_id) = trace.unzip();
+    tracing::info_span!("request", request_id, trace_id, parent_id)
+}
+
+/// Who did what to which job, and what came of it. Nothing of its content.
+#[derive(Debug)]
+pub struct Audit<'a> {
+    /// The id of the key.
+    pub who: &'a str,
+    /// Such as `submit`.
+    pub what: &'static str,
+    /// The job.
+    pub job: Option<JobId>,
+    /// The HTTP status.
+    pub status: u16,
+    /// The problem, if it was one.
+    pub code: Option<&'static str>,
+    /// Finds the request's other lines.
+    pub request_id: Option<String>,
+}
+
+/// Something was done that may be asked about later.
+pub fn audit(audit: &Audit<'_>) {
+    let Audit {
+        who,
+        what,
+        job,
+        status,
+        code,
+        request_id,
+    } = audit;
+    let job = job.map(|id| id.to_string());
+    tracing::info!(target: "audit", who, what, job, status, code, request_id, "audit");
+}
+
+/// A key was made or revoked.
+pub fn key_changed(what: &'static str, key: &str) {
+    tracing::info!(target: "audit", who = "operator", what, key, "audit");
+}
+
+/// The operator's files were read again.
+pub fn reloaded(what: &'static str) {
+    tracing::info!(target: "audit", who = "operator", what, "reloaded");
+}
+
+/// The operator's files were to be read again and do not hold: what was read before stays in use.
+pub fn reload_failed(what: &'static str, error: &dyn std::fmt::Display) {
+    tracing::error!(what, %error, "not reloaded, what was read before stays in use");
+}
+
+/// A TLS handshake came to nothing.
+pub fn handshake_failed(reason: &dyn std::fmt::Display) {
+    tracing::debug!(%reason, "handshake failed");
+    counter!("dawson_tls_handshakes_failed_total").increment(1);
+}
+
+/// The system gives fewer file handles than the settings may need.
+pub fn few_handles(got: u64, wanted: u64) {
+    tracing::warn!(
+        got,
+        wanted,
+        "there are fewer file handles than connections may need"
+    );
+}

@@ -1,5 +1,4 @@
 //! `dawson serve`: the one place where the parts meet.
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
+use super::edge::Edge;
 use crate::config::{self, KEYS, Settings, flag_name};
-use crate::http::{self, HttpConfig};
+use crate::http;
 use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, Secret, open_store};
 use crate::{files, telemetry};
 
@@ -103,7 +103,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     start_log(&settings)?;
-    runtime()?.block_on(serve(&settings))
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(&settings));
+    // What still blocks a thread is not waited for longer than this.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    served
 }
 
 /// What runs the async side of a command.
@@ -142,7 +146,13 @@ pub(super) fn read_settings(
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {
+    let said: String = settings.get("log")?;
     let filter: EnvFilter = settings.get("log")?;
+    // The audit goes on whatever else is quiet, unless it is named itself.
+    let filter = match "audit=info".parse() {
+        Ok(always) if !said.contains("audit") => filter.add_directive(always),
+        _ => filter,
+    };
     let format: String = settings.get("log_format")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -156,12 +166,7 @@ fn start_log(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
-    let listen: SocketAddr = settings.get("listen")?;
-    if !listen.ip().is_loopback() && !settings.get::<bool>("insecure_no_auth")? {
-        let reason = "is reached from other machines, and nothing asks who is calling: put an authenticating proxy on \
-                      this machine in front of 127.0.0.1, or say --insecure-no-auth";
-        return Err(settings.wrong("listen", reason).into());
-    }
+    let edge = Edge::open(settings)?;
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let (registry, segmenter) = open_engine(settings)?;
@@ -184,26 +189,28 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     let metrics = telemetry::metrics().map_err(|e| Failure::new(Code::Internal, e))?;
-    let router = http::router(Arc::clone(&jobs), http_config(settings)?, Some(metrics));
+    let router = http::router(Arc::clone(&jobs), edge.http.clone(), Some(metrics));
+    let listen = edge.listen;
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {listen}: {e}")))?;
     let address = listener
         .local_addr()
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
-    println!("listening on http://{address}");
+    let scheme = if edge.tls.is_some() { "https" } else { "http" };
+    println!("listening on {scheme}://{address}");
     tracing::info!(%address, device = %jobs.segmenter().engine().device, "ready");
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            asked_to_stop().await;
-            tracing::info!("stopping: running jobs may go on for the grace time");
-            stopping.close();
-        })
-        .await
-        .map_err(|e| Failure::new(Code::Internal, format!("the server failed: {e}")))?;
+    let stop = async move {
+        asked_to_stop().await;
+        tracing::info!("stopping: requests and running jobs may go on for their grace times");
+        stopping.close();
+    };
+    let fresh = tokio::spawn(edge.keep_fresh());
+    http::serve(listener, edge.tls, router, edge.listening, stop).await;
+    fresh.abort();
     runner
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
@@ -285,7 +292,6 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
 }
 
 fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
-    let seconds = |key| Ok::<_, config::Error>(Duration::from_secs(settings.get(key)?));
     Ok(JobsConfig {
         workers: settings.get("workers")?,
         queue: settings.get("queue")?,
@@ -294,11 +300,11 @@ fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
             .optional("memory_budget_bytes")?
             .unwrap_or_else(|| machine_memory() / 4 * 3),
         min_free_bytes: settings.get("min_free_bytes")?,
-        lease: seconds("lease_s")?.max(Duration::from_secs(1)),
+        lease: settings.seconds("lease_s")?.max(Duration::from_secs(1)),
         retries: settings.get("retries")?,
-        results_ttl: seconds("results_ttl_s")?,
+        results_ttl: settings.seconds("results_ttl_s")?,
         keep_inputs: settings.get("keep_inputs")?,
-        grace: seconds("grace_s")?,
+        grace: settings.seconds("grace_s")?,
         callbacks: callback_config(settings)?,
     })
 }
@@ -323,11 +329,11 @@ fn callback_config(settings: &Settings) -> Result<CallbackConfig, Failure> {
         .collect();
     let secret: Option<String> = settings.optional("callback_secret")?;
     let secret = match secret {
-        Some(text) => Secret::parse(&text).map_err(|e| settings.hidden("callback_secret", e))?,
+        Some(text) => Secret::parse(&text).map_err(|e| settings.wrong("callback_secret", e))?,
         None if hosts.is_empty() => Secret::default(),
         None => {
             let reason = "is needed to sign what callback_hosts are told";
-            return Err(settings.hidden("callback_secret", reason).into());
+            return Err(settings.wrong("callback_secret", reason).into());
         }
     };
     Ok(CallbackConfig { hosts, secret })
@@ -348,12 +354,4 @@ fn machine_memory() -> u64 {
     let known = [machine, group].into_iter().flatten().min();
     // Where neither is told, the smallest machine that is of any use is thought of.
     known.unwrap_or(4 << 30)
-}
-
-fn http_config(settings: &Settings) -> Result<HttpConfig, Failure> {
-    Ok(HttpConfig {
-        max_body_bytes: settings.get("max_body_bytes")?,
-        max_part_bytes: settings.get("max_part_bytes")?,
-        max_wait: Duration::from_secs(settings.get("max_wait_s")?),
-    })
 }

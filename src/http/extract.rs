@@ -1,4 +1,5 @@
 //! Parts of a request, refused in our own words.
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use axum::http::{HeaderMap, HeaderValue};
 use dawson_inference::problem::Code;
 use serde::de::DeserializeOwned;
 
+use super::access::lacks;
 use super::problem::Failure;
 use crate::jobs::Sees;
+use crate::keys::Scope;
 use crate::store::JobId;
 
 /// Who asks. Whatever layer knows puts this into the request's extensions; without one nobody is asked who
@@ -20,6 +23,30 @@ pub(super) struct Caller {
     pub(super) owner: Option<String>,
     /// Whose jobs are shown.
     pub(super) sees: Sees,
+    /// What the key may do; everything if nobody is asked for one.
+    pub(super) scopes: Option<BTreeSet<Scope>>,
+}
+
+impl Caller {
+    /// Nobody was asked who they are.
+    pub(super) fn anybody() -> Self {
+        Self {
+            owner: None,
+            sees: Sees::All,
+            scopes: None,
+        }
+    }
+
+    /// Refuses those whose key may not do that.
+    pub(super) fn must(&self, scope: Scope) -> Result<(), Failure> {
+        let may =
+            |scopes: &BTreeSet<Scope>| scopes.contains(&scope) || scopes.contains(&Scope::Admin);
+        if self.scopes.as_ref().is_none_or(may) {
+            Ok(())
+        } else {
+            Err(lacks(&[scope]))
+        }
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
@@ -27,10 +54,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let known = parts.extensions.get::<Self>().cloned();
-        Ok(known.unwrap_or(Self {
-            owner: None,
-            sees: Sees::All,
-        }))
+        Ok(known.unwrap_or_else(Self::anybody))
     }
 }
 

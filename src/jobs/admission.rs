@@ -137,7 +137,7 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::Options`], [`Error::Settings`], [`Error::TooLarge`], [`Error::Full`],
-    /// [`Error::KeyMismatch`], [`Error::Closing`], [`Error::Store`]; the upload is gone then.
+    /// [`Error::KeyMismatch`], [`Error::Store`]; the upload is gone then.
     pub async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Job, Error> {
         let jobs = Arc::clone(self);
         to_the_end(async move {
@@ -166,10 +166,8 @@ impl Jobs {
         .await
     }
 
+    /// A study whose upload began before the service was to stop is still taken: it waits on the disk.
     async fn try_submit(&self, id: JobId, submission: &Submission) -> Result<Submitted, Error> {
-        if self.is_closing() {
-            return Err(Error::Closing);
-        }
         let model = self.model(submission.model.as_deref())?;
         // What would fail only once it is run is refused now.
         let settings = self.settings(&submission.options, &model)?;

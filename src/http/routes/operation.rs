@@ -25,6 +25,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     get,
     path = "/healthz",
     tag = "operation",
+    security(()),
     responses((status = 200, description = "It does", body = HealthBody))
 )]
 async fn alive() -> Json<HealthBody> {
@@ -39,6 +40,7 @@ async fn alive() -> Json<HealthBody> {
     get,
     path = "/readyz",
     tag = "operation",
+    security(()),
     responses(
         (status = 200, description = "It does", body = HealthBody),
         (status = 503, description = "It does not, and why", body = HealthBody),
@@ -105,6 +107,7 @@ async fn ready(State(app): State<App>) -> Response {
     get,
     path = "/metrics",
     tag = "operation",
+    security(()),
     responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
 )]
 async fn metrics(State(app): State<App>) -> Response {
@@ -124,6 +127,7 @@ async fn metrics(State(app): State<App>) -> Response {
     get,
     path = "/problems/{code}",
     tag = "operation",
+    security(()),
     params(("code" = String, Path, description = "such as missing_flair")),
     responses(
         (status = 200, description = "An explanation, as text or HTML", body = String, content_type = "text/plain"),

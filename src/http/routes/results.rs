@@ -49,6 +49,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     get,
     path = "/v1/segmentations/{id}/events",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(
         ("id" = String, Path, description = "the job"),
         ("Last-Event-ID" = Option<u64>, Header, description = "the last event that was seen"),
@@ -115,6 +116,7 @@ fn follow(channel: Arc<Channel>, seen: u64) -> impl Stream<Item = Result<SseEven
     get,
     path = "/v1/segmentations/{id}/artifacts",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 200, description = "The files", body = ArtifactsBody),
@@ -140,6 +142,7 @@ async fn list(
     get,
     path = "/v1/segmentations/{id}/artifacts/{name}",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(
         ("id" = String, Path, description = "the job"),
         ("name" = String, Path, description = "such as lesions.nii.gz"),
@@ -240,6 +243,7 @@ struct ArtifactPath {
     get,
     path = "/v1/segmentations/{id}/bundle.zip",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 200, description = "The files, stored without packing them again", body = Vec<u8>, content_type = "application/zip"),

@@ -2,8 +2,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::multipart::MultipartRejection;
-use axum::extract::{Multipart, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, ETAG, IF_NONE_MATCH, LINK, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -18,9 +17,10 @@ use super::super::App;
 use super::super::extract::{Caller, Fields, Id, idempotency_key, matches_any, wait};
 use super::super::options::Options;
 use super::super::problem::Failure;
-use super::super::upload;
+use super::super::upload::{self, Arrived, Form};
 use super::super::wire::{JobBody, JobsBody, path_of};
 use crate::jobs::{JobView, Submission};
+use crate::keys::Scope;
 use crate::store::{self, JobId, Page};
 
 pub(in crate::http) fn router() -> OpenApiRouter<App> {
@@ -61,6 +61,7 @@ struct StudyForm {
     post,
     path = "/v1/segmentations",
     tag = "segmentations",
+    security(("api_key" = ["submit"])),
     request_body(content = StudyForm, content_type = "multipart/form-data"),
     params(
         ("Prefer" = Option<String>, Header, description = "wait=N: wait up to N seconds for the end"),
@@ -81,9 +82,8 @@ async fn submit(
     State(app): State<App>,
     caller: Caller,
     headers: HeaderMap,
-    form: Result<Multipart, MultipartRejection>,
+    form: Form,
 ) -> Result<Response, Failure> {
-    let form = form.map_err(|e| not_a_form(&e))?;
     let key = idempotency_key(&headers)?;
     if key.is_none() {
         // With a key the job may be known already; then there is no need of room.
@@ -92,6 +92,9 @@ async fn submit(
     let upload = app.jobs.new_upload().await?;
     let limits = app.jobs.segmenter().limits();
     let arrived = upload::receive(form, upload.folder(), &app.config, limits).await;
+    let arrived = arrived
+        .and_then(|arrived| in_range(&app, arrived))
+        .and_then(|arrived| in_a_hurry(&caller, arrived));
     let arrived = match arrived {
         Ok(arrived) => arrived,
         Err(failure) => {
@@ -140,13 +143,22 @@ fn length(headers: &HeaderMap) -> u64 {
         .unwrap_or(0)
 }
 
-fn not_a_form(rejection: &MultipartRejection) -> Failure {
-    match rejection {
-        MultipartRejection::InvalidBoundary(_) => {
-            let detail = "a study is submitted as multipart/form-data with a boundary";
-            Failure::new(Code::UnsupportedMediaType, detail)
-        }
-        other => Failure::new(Code::MalformedRequest, other.to_string()),
+/// What is urgent goes before all others, so not everybody may say it.
+fn in_a_hurry(caller: &Caller, arrived: Arrived) -> Result<Arrived, Failure> {
+    let priority: store::Priority = arrived.options.priority.map(Into::into).unwrap_or_default();
+    if priority == store::Priority::Urgent {
+        caller.must(Scope::Urgent)?;
+    }
+    Ok(arrived)
+}
+
+/// Names every option that is out of its range for the model.
+fn in_range(app: &App, arrived: Arrived) -> Result<Arrived, Failure> {
+    let model = app.jobs.model(arrived.options.model.as_deref())?;
+    let wrong = arrived.options.out_of_range(&model.manifest);
+    match Failure::all(wrong.into_iter().map(upload::invalid_option).collect()) {
+        Some(failure) => Err(failure),
+        None => Ok(arrived),
     }
 }
 
@@ -178,6 +190,7 @@ struct ListFields {
     get,
     path = "/v1/segmentations",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(ListFields),
     responses(
         (status = 200, description = "A page of jobs", body = JobsBody, headers(("Link" = String, description = "rel=\"next\", if there is more"))),
@@ -249,6 +262,7 @@ async fn list(
     get,
     path = "/v1/segmentations/{id}",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(
         ("id" = String, Path, description = "the job"),
         ("Prefer" = Option<String>, Header, description = "wait=N"),
@@ -300,6 +314,7 @@ fn etag(view: &JobView) -> String {
     post,
     path = "/v1/segmentations/{id}/cancel",
     tag = "segmentations",
+    security(("api_key" = ["submit"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 202, description = "Cancelled", body = JobBody),
@@ -320,6 +335,7 @@ async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Re
     delete,
     path = "/v1/segmentations/{id}",
     tag = "segmentations",
+    security(("api_key" = ["submit"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 204, description = "Erased"),
