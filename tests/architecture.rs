@@ -61,7 +61,11 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
 const INFERENCE: &[(&str, &[&str], &str)] = &[
     ("files", &[], "durable writing knows no results"),
     ("config", &[], "settings are plain values"),
-    ("telemetry", &["problem"], "it counts codes"),
+    (
+        "telemetry",
+        &["problem", "report", "engine"],
+        "it counts codes, stages and batches",
+    ),
     (
         "store",
         &["problem", "pipeline", "models"],

@@ -12,12 +12,12 @@ use dawson_inference::pipeline::Segmenter;
 use dawson_inference::problem::Code;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http::{self, HttpConfig};
 use crate::jobs::{Jobs, JobsConfig, Parts, open_store};
+use crate::telemetry::{Log, LogConfig, Metrics};
 use crate::{files, telemetry};
 
 /// The file that is read if it is there and no other is named.
@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print!("{settings}");
         return Ok(());
     }
-    start_log(&settings)?;
+    let _log = start_log(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -134,18 +134,13 @@ fn read_settings(args: &Args) -> Result<Settings, Failure> {
     )?)
 }
 
-fn start_log(settings: &Settings) -> Result<(), Failure> {
-    let filter: EnvFilter = settings.get("log")?;
-    let format: String = settings.get("log_format")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format.as_str() {
-        "text" => log.init(),
-        "json" => log.json().init(),
-        _ => return Err(settings.wrong("log_format", "must be text or json").into()),
-    }
-    Ok(())
+fn start_log(settings: &Settings) -> Result<Log, Failure> {
+    Log::start(LogConfig {
+        filter: settings.get("log")?,
+        format: settings.get("log_format")?,
+        otlp_endpoint: settings.optional("otlp_endpoint")?,
+    })
+    .map_err(|reason| settings.wrong("otlp_endpoint", reason).into())
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
@@ -157,6 +152,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     }
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
+    let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
     let (registry, segmenter) = open_engine(settings)?;
     let (store, job_files) = open_store(&state)
         .await
@@ -175,7 +171,6 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     jobs.recover()
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    let metrics = telemetry::metrics().map_err(|e| Failure::new(Code::Internal, e))?;
     let router = http::router(Arc::clone(&jobs), http_config(settings)?, Some(metrics));
     let listener = TcpListener::bind(listen)
         .await
@@ -184,7 +179,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .local_addr()
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     println!("listening on http://{address}");
-    tracing::info!(%address, device = %jobs.segmenter().engine().device, "ready");
+    telemetry::serving(address, jobs.segmenter().engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
@@ -259,6 +254,7 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
         batch: settings.get("batch")?,
         max_sessions: settings.get("max_sessions")?,
         queue: settings.get("patch_queue")?,
+        observer: telemetry::engine,
     })?;
     let limits = Limits {
         max_axis: settings.get("max_axis")?,

@@ -15,7 +15,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use metrics_exporter_prometheus::PrometheusHandle;
 pub use options::read_options;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -26,6 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::jobs::Jobs;
+use crate::telemetry::Metrics;
 
 /// Limits of the wire.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub struct HttpConfig {
 struct App {
     jobs: Arc<Jobs>,
     config: Arc<HttpConfig>,
-    metrics: Option<PrometheusHandle>,
+    metrics: Option<Metrics>,
 }
 
 #[derive(OpenApi)]
@@ -76,7 +76,7 @@ fn routes() -> OpenApiRouter<App> {
 }
 
 /// The service: everything that it answers.
-pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<PrometheusHandle>) -> Router {
+pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<Metrics>) -> Router {
     let (router, description) = routes().split_for_parts();
     let max_body = config.max_body_bytes;
     let app = App {

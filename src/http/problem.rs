@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use dawson_inference::problem::{Class, Code, Problem};
 use tower_http::request_id::RequestId;
+use tracing::Instrument;
 
 use crate::{jobs, telemetry};
 
@@ -119,19 +120,32 @@ pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 
 /// Sees every request and answer.
 pub(super) async fn finish(request: Request, next: Next) -> Response {
+    let method = request.method().as_str();
+    let span =
+        telemetry::request_span(method, route(&request), id(&request), traceparent(&request));
+    answer(request, next).instrument(span).await
+}
+
+/// The template of the address, `unmatched` if there is none.
+fn route(request: &Request) -> &str {
+    let matched = request.extensions().get::<MatchedPath>();
+    matched.map_or("unmatched", MatchedPath::as_str)
+}
+
+fn id(request: &Request) -> &str {
+    let id = request.extensions().get::<RequestId>();
+    id.and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default()
+}
+
+fn traceparent(request: &Request) -> Option<&str> {
+    request.headers().get("traceparent")?.to_str().ok()
+}
+
+async fn answer(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("unmatched", MatchedPath::as_str)
-        .to_owned();
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
+    let (route, id) = (route(&request).to_owned(), id(&request).to_owned());
     let mut response = next.run(request).await;
     let failure = response
         .extensions_mut()

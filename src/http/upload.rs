@@ -20,6 +20,7 @@ use super::HttpConfig;
 use super::options::Options;
 use super::problem::Failure;
 use crate::store::StoredFile;
+use crate::telemetry;
 
 /// The most bytes of the options.
 const MAX_OPTIONS_BYTES: usize = 64 << 10;
@@ -158,6 +159,7 @@ async fn scan(
     // The last write may still be under way, and only this tells whether it failed.
     file.flush().await.map_err(unwritten)?;
     file.sync_all().await.map_err(unwritten)?;
+    telemetry::part_arrived(name, bytes as u64);
     Ok(StoredFile {
         name: name.to_owned(),
         media_type: "application/octet-stream".to_owned(),

@@ -10,6 +10,7 @@ use dawson_inference::problem::{Class, Code, Problem};
 use dawson_inference::report::Report;
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
+use tracing::Instrument;
 
 use super::{Error, Jobs, Kind, blocking, now_ms};
 use crate::store::{Job, JobId, State, StoredProgress};
@@ -47,10 +48,12 @@ impl Jobs {
             let Ok(permit) = permit else { break };
             if let Some(job) = self.take().await {
                 let jobs = Arc::clone(&self);
-                tokio::spawn(async move {
+                let span = telemetry::job_span(job.id, job.attempt);
+                let work = async move {
                     jobs.work(job).await;
                     drop(permit);
-                });
+                };
+                tokio::spawn(work.instrument(span));
                 continue;
             }
             drop(permit);
@@ -168,9 +171,11 @@ impl Jobs {
             cancel: Arc::clone(cancel),
         };
         let segmenter = Arc::clone(&self.segmenter);
+        let span = tracing::Span::current();
         let thread = std::thread::Builder::new()
             .name(format!("study-{}", job.id))
             .spawn(move || {
+                let _in_the_job = span.enter();
                 let outcome = task.run(&segmenter, &report);
                 if done.send(outcome).is_err() {
                     tracing::debug!("nobody waits for the study any more");
@@ -252,6 +257,11 @@ impl Jobs {
     async fn publish(&self, job: &Job, artifacts: Vec<Artifact>, report: Report) {
         let (files, id, attempt) = (self.files.clone(), job.id, job.attempt);
         let written = blocking(move || files.write_results(id, attempt, &artifacts)).await;
+        let bytes = written
+            .iter()
+            .flatten()
+            .map(|artifact| artifact.bytes)
+            .sum();
         let published = match written {
             Ok(stored) => self
                 .store
@@ -262,8 +272,7 @@ impl Jobs {
         };
         match published {
             Ok(true) => {
-                let t = &report.timings_s;
-                telemetry::job_succeeded(id, t.total, t.network, report.lesions.count);
+                telemetry::job_succeeded(id, &report, bytes);
                 self.drop_inputs(job).await;
                 let channel = self.hub.channel(id);
                 for warning in &report.warnings {

@@ -96,6 +96,15 @@ pub enum Submitted {
     },
 }
 
+/// What waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Jobs.
+    pub jobs: i64,
+    /// When the one that has waited longest was acknowledged.
+    pub since: Option<i64>,
+}
+
 /// What became of jobs whose worker fell silent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lapsed {
@@ -219,6 +228,22 @@ impl JobStore {
         let count =
             sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = ?").bind(state.name());
         Ok(count.fetch_one(&self.pool).await?)
+    }
+
+    /// What waits.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn waiting(&self) -> Result<Waiting, Error> {
+        let row = sqlx::query(
+            "SELECT count(*) AS jobs, min(created_at) AS since FROM jobs WHERE state = 'queued'",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Waiting {
+            jobs: row.try_get("jobs")?,
+            since: row.try_get("since")?,
+        })
     }
 
     /// How many jobs wait before this one.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use files::JobFiles;
-pub use jobs::{JobStore, Lapsed, NewJob, Page, Submitted};
+pub use jobs::{JobStore, Lapsed, NewJob, Page, Submitted, Waiting};
 
 /// Why something could not be stored.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
 use dawson_imaging::study::Contrast;
-use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig};
+use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, unobserved};
 use dawson_inference::models::Registry;
 use dawson_inference::pipeline::{Asked, Cancel, ContrastFile, Segmentation, Segmenter, Settings};
 use serde_json::Value;
@@ -79,6 +79,7 @@ pub(crate) fn engine_config(device: &str) -> EngineConfig {
         batch: NonZeroUsize::MIN,
         max_sessions: NonZeroUsize::new(3).unwrap(),
         queue: NonZeroUsize::new(8).unwrap(),
+        observer: unobserved,
     }
 }
 

@@ -24,6 +24,8 @@ pub use error::{Error, engine_code, model_code, nifti_code};
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 use sha2::{Digest, Sha256};
+use tracing::info_span;
+use tracing::span::EnteredSpan;
 
 pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
@@ -265,6 +267,8 @@ struct Clock<'a> {
     cancel: &'a Arc<Cancel>,
     begun: Instant,
     entered: Vec<(Stage, Instant)>,
+    /// What is logged meanwhile says the stage.
+    span: Option<EnteredSpan>,
 }
 
 impl<'a> Clock<'a> {
@@ -274,6 +278,7 @@ impl<'a> Clock<'a> {
             cancel,
             begun: Instant::now(),
             entered: Vec::new(),
+            span: None,
         }
     }
 
@@ -281,6 +286,9 @@ impl<'a> Clock<'a> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        self.span = None; // The last one ends before the next begins.
+        let name = stage.name();
+        self.span = Some(info_span!("stage", stage = name, otel.name = name).entered());
         self.entered.push((stage, Instant::now()));
         (self.progress)(Progress {
             stage,
