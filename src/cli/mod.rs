@@ -12,6 +12,7 @@ mod completions;
 mod doctor;
 mod engine;
 mod evaluate;
+mod health;
 mod models;
 mod openapi;
 mod phantom;
@@ -50,6 +51,8 @@ enum Command {
     Phantom(phantom::Args),
     /// Say what is there, what is missing, and how to mend it
     Doctor(doctor::Args),
+    /// Ask a running service whether it takes work
+    Health(health::Args),
     /// Print the OpenAPI description of the HTTP interface
     Openapi,
     /// Print shell completions
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Openapi => openapi::run(),
         Command::Completions(args) => {
             completions::run(&args, &mut Cli::command());

@@ -19,8 +19,9 @@ import demo  # noqa: E402  (the demo's client is the plainest one there is)
 class Service:
     """A `dawson serve` process on a free port; its log lines are kept."""
 
-    def __init__(self, state: pathlib.Path, *flags: str, log: pathlib.Path | None = None):
-        words = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--state", str(state), *flags]
+    def __init__(self, state: pathlib.Path, *flags: str, log: pathlib.Path | None = None,
+                 under: tuple[str, ...] = ()):
+        words = [*under, PROGRAM, "serve", "--listen", "127.0.0.1:0", "--state", str(state), *flags]
         stderr = log.open("w") if log else subprocess.DEVNULL
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT)
         first = self.process.stdout.readline()
