@@ -26,6 +26,8 @@ pub use needs::Needs;
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 use sha2::{Digest, Sha256};
+use tracing::info_span;
+use tracing::span::EnteredSpan;
 
 pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
@@ -279,6 +281,8 @@ struct Clock<'a> {
     cancel: &'a Arc<Cancel>,
     begun: Instant,
     entered: Vec<(Stage, Instant)>,
+    /// What is logged meanwhile says the stage.
+    span: Option<EnteredSpan>,
 }
 
 impl<'a> Clock<'a> {
@@ -288,6 +292,7 @@ impl<'a> Clock<'a> {
             cancel,
             begun: Instant::now(),
             entered: Vec::new(),
+            span: None,
         }
     }
 
@@ -295,6 +300,9 @@ impl<'a> Clock<'a> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        self.span = None; // The last one ends before the next begins.
+        let name = stage.name();
+        self.span = Some(info_span!("stage", stage = name, otel.name = name).entered());
         self.entered.push((stage, Instant::now()));
         (self.progress)(Progress {
             stage,
