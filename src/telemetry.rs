@@ -76,13 +76,15 @@ pub fn job_left(id: JobId) {
 /// A job has results, `bytes` of them.
 pub fn job_succeeded(id: JobId, report: &Report, bytes: u64) {
     let t = &report.timings_s;
-    let (total_s, network_s, lesions) = (t.total, t.network, report.lesions.count);
+    let (total_s, network_s, lesions) =
+        (t.total, t.network + t.anatomy_network, report.lesions.count);
     tracing::info!(job = %id, total_s, network_s, lesions, bytes, "job succeeded");
     job_ended(id, "succeeded", "none");
     histogram!("dawson_study_seconds").record(total_s);
     histogram!("dawson_network_seconds").record(network_s);
     let stages = [
         ("decode", t.decode),
+        ("anatomy", t.anatomy),
         ("assemble", t.assemble),
         ("normalise", t.normalise),
         ("infer", t.infer),

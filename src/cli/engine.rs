@@ -73,7 +73,8 @@ impl EngineArgs {
             queue: QUEUE,
             observer: unobserved,
         })?;
-        Ok(Segmenter::new(engine, Limits::CLINICAL))
+        let anatomy = self.registry()?.anatomy().cloned();
+        Ok(Segmenter::new(engine, Limits::CLINICAL).with_anatomy(anatomy))
     }
 
     /// The engine, and the model `name`, verified on it.
@@ -85,6 +86,7 @@ impl EngineArgs {
         let model = self.registry()?.get(name)?;
         let segmenter = self.segmenter()?;
         segmenter.verify(&model, precision)?;
+        segmenter.verify_anatomy()?;
         Ok((segmenter, model))
     }
 }

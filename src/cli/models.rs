@@ -66,9 +66,9 @@ fn list(models: &ModelsArg, json: bool) -> Result<(), Failure> {
         .models()
         .iter()
         .map(|model| Row {
-            name: &model.manifest.name,
-            version: &model.manifest.version,
-            title: &model.manifest.title,
+            name: &model.manifest.heading.name,
+            version: &model.manifest.heading.version,
+            title: &model.manifest.heading.title,
             contrasts: model
                 .manifest
                 .input
@@ -106,6 +106,10 @@ fn verify(engine: &EngineArgs) -> Result<(), Failure> {
                 segmenter.engine().device
             );
         }
+    }
+    if let Some(anatomy) = registry.anatomy() {
+        segmenter.verify_anatomy()?;
+        println!("{}: good on {}", anatomy.id(), segmenter.engine().device);
     }
     Ok(())
 }

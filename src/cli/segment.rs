@@ -104,7 +104,10 @@ struct SettingsArgs {
     /// f32 (reproducible) or bf16 (faster where the device has it)
     #[arg(long, value_parser = precision)]
     precision: Option<Precision>,
-    /// What to make: lesions, instances, probability, preview [default: all]
+    /// Do not ask the anatomy network: no brain is found in a head, and lesions have no region
+    #[arg(long)]
+    no_anatomy: bool,
+    /// What to make: lesions, instances, probability, preview, brain, regions [default: all]
     #[arg(long, value_delimiter = ',', value_parser = output)]
     outputs: Option<Vec<Output>>,
 }
@@ -161,6 +164,7 @@ impl SettingsArgs {
             patch: self.patch.map(|patch| patch.0),
             weighting: self.weighting,
             flips: self.flips.then_some(true),
+            anatomy: self.no_anatomy.then_some(false),
             precision: self.precision,
             outputs: self.outputs.clone(),
         };
@@ -330,6 +334,21 @@ fn print_report(report: &Report) {
             .map_or_else(String::new, |c| format!("{c}: "));
         println!("warning {}: {about}{}", warning.code, warning.detail);
     }
+    if let Some(anatomy) = &report.anatomy {
+        let regions: Vec<String> = anatomy
+            .regions
+            .iter()
+            .map(|r| {
+                let name = r.region.replace('_', " ");
+                format!("{name} {} ({:.2} ml)", r.count, r.volume_ml)
+            })
+            .collect();
+        println!("{}", regions.join(", "));
+        println!(
+            "brain {:.0} ml, ventricles {:.0} ml",
+            anatomy.brain_ml, anatomy.ventricles_ml
+        );
+    }
     let t = &report.timings_s;
     println!(
         "{} {}, {} on {}: {:.1} s, {:.1} s of it in the network; {}",
@@ -338,7 +357,7 @@ fn print_report(report: &Report) {
         report.engine.precision,
         report.engine.device,
         t.total,
-        t.network,
+        t.network + t.anatomy_network,
         report.notice
     );
 }
@@ -488,6 +507,7 @@ fn finished(folder: &Path, sent: &[ContrastFile], work: &Work) -> Option<Report>
         && report.settings.overlap.to_bits() == settings.overlap.to_bits()
         && report.settings.voting == settings.voting.name()
         && report.settings.flips == settings.flips
+        && report.settings.anatomy == settings.anatomy
         && report.engine.precision == settings.precision.name();
     (all && as_asked).then_some(report)
 }

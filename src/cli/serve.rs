@@ -271,7 +271,7 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
         max_axis: settings.get("max_axis")?,
         max_voxels: settings.get("max_voxels")?,
     };
-    let segmenter = Segmenter::new(engine, limits);
+    let segmenter = Segmenter::new(engine, limits).with_anatomy(registry.anatomy().cloned());
     let named: String = settings.get("precision")?;
     let precision = Precision::ALL
         .into_iter()
@@ -280,6 +280,7 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
     for model in registry.models() {
         segmenter.verify(model, precision)?;
     }
+    segmenter.verify_anatomy()?;
     Ok((registry, segmenter))
 }
 

@@ -52,6 +52,9 @@ pub(super) struct Options {
     flips: Option<bool>,
     /// The numbers to compute in.
     precision: Option<PrecisionOption>,
+    /// Whether an anatomy network, if one is installed, finds the brain and the regions of lesions.
+    #[schema(default = true)]
+    anatomy: Option<bool>,
     /// What to make besides the report.
     outputs: Option<Vec<OutputOption>>,
     /// Whether it goes before others; `urgent` needs a scope of its own where keys are asked for.
@@ -114,6 +117,8 @@ enum OutputOption {
     Instances,
     Probability,
     Preview,
+    Brain,
+    Regions,
 }
 
 impl Options {
@@ -226,6 +231,7 @@ impl Options {
                 WeightingOption::Uniform => Weighting::Uniform,
             }),
             flips: self.flips,
+            anatomy: self.anatomy,
             precision: self.precision.map(|p| match p {
                 PrecisionOption::F32 => Precision::F32,
                 PrecisionOption::Bf16 => Precision::Bf16,
@@ -238,6 +244,8 @@ impl Options {
                         OutputOption::Instances => Output::Instances,
                         OutputOption::Probability => Output::Probability,
                         OutputOption::Preview => Output::Preview,
+                        OutputOption::Brain => Output::Brain,
+                        OutputOption::Regions => Output::Regions,
                     })
                     .collect()
             }),

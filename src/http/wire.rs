@@ -260,11 +260,11 @@ impl ModelBody {
     pub(super) fn of(model: &Model) -> Self {
         let m = &model.manifest;
         Self {
-            name: m.name.clone(),
-            version: m.version.clone(),
-            title: m.title.clone(),
-            licence: m.licence.clone(),
-            intended_use: m.intended_use.clone(),
+            name: m.heading.name.clone(),
+            version: m.heading.version.clone(),
+            title: m.heading.title.clone(),
+            licence: m.heading.licence.clone(),
+            intended_use: m.heading.intended_use.clone(),
             sha256: model.sha256().to_owned(),
             contrasts: m.input.contrasts.iter().map(|c| c.name()).collect(),
             required: m.input.required.iter().map(|c| c.name()).collect(),

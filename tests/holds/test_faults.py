@@ -24,7 +24,7 @@ def all_is_well(service: Service, state: pathlib.Path, jobs: list[str]) -> None:
         ended = service.job(job, wait=60)
         assert ended["state"] == "succeeded", ended["error"]
         listed = json.loads(service.call("GET", ended["links"]["artifacts"])[1])["artifacts"]
-        assert len(listed) == 5
+        assert len(listed) == 6
         for artifact in listed:
             assert hashlib.sha256(service.artifact(ended, artifact["name"])).hexdigest() == artifact["sha256"]
     wait_until(lambda: not any((state / "jobs" / job / "inputs").exists() for job in jobs), 10)

@@ -33,11 +33,14 @@ fn lesions_are_found_where_they_are() {
     assert!(against.dsc > 0.5, "{}", against.dsc);
     assert_eq!(found.report.lesions.count, found.lesions.items.len());
     assert_eq!(found.report.study.foreground, "brain");
-    assert!(
-        found.report.warnings.is_empty(),
-        "{:?}",
-        found.report.warnings
-    );
+    // Voxels of 3 mm are not what is recommended, and nothing else is wrong.
+    let warned: Vec<&str> = found
+        .report
+        .warnings
+        .iter()
+        .map(|w| w.code.as_str())
+        .collect();
+    assert_eq!(warned, ["coarse_voxels"]);
 }
 
 #[test]

@@ -54,6 +54,7 @@ async fn a_study_goes_in_and_a_mask_with_statistics_comes_out() {
     assert_eq!(
         names,
         [
+            "brain.nii.gz",
             "instances.nii.gz",
             "lesions.nii.gz",
             "preview.png",
@@ -133,7 +134,7 @@ async fn the_bundle_holds_every_artifact() {
     let bundle = service.get(&format!("{path}/bundle.zip")).await;
     assert_eq!(bundle.header("content-type"), "application/zip");
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bundle.body)).unwrap();
-    assert_eq!(archive.len(), 5);
+    assert_eq!(archive.len(), 6);
     let mut mask = Vec::new();
     std::io::copy(&mut archive.by_name("lesions.nii.gz").unwrap(), &mut mask).unwrap();
     assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! Two kinds of scans arrive. A *stripped* one holds the brain on a background of one exact value;
 //! its support is the brain. One with its *skull* on has air around the head; here the whole head
-//! is taken, and the caller warns that no brain was extracted. No anatomy is known in this room.
+//! is taken, until [`crate::anatomy`] tells the brain in it. No anatomy is known in this room.
 #![allow(
     clippy::float_cmp,
     reason = "a stripped scan's background is one exact value"
@@ -30,6 +30,8 @@ pub enum Extent {
     Brain,
     /// The head with skull and skin.
     Head,
+    /// The brain, found in a head (see [`crate::anatomy`]).
+    Extracted,
 }
 
 /// The voxels of the patient.
@@ -47,6 +49,13 @@ pub struct Foreground {
 pub struct NothingThere {
     /// The value of all voxels (or of all but the background).
     value: f32,
+}
+
+impl NothingThere {
+    /// Every voxel has this value.
+    pub(crate) fn of(value: f32) -> Self {
+        Self { value }
+    }
 }
 
 /// Finds the brain of a stripped scan or the head of another.
@@ -154,7 +163,7 @@ fn largest(volume: &Volume<f32>, inside: impl Fn(f32) -> bool) -> Volume<u8> {
 
 /// Where holes are looked for.
 #[derive(Clone, Copy)]
-enum Fill {
+pub(crate) enum Fill {
     /// Enclosed on all sides.
     Volume,
     /// Enclosed within a slice of the k axis: ears and throat open a head in three dimensions.
@@ -162,7 +171,7 @@ enum Fill {
 }
 
 /// Fills what the mask encloses: background that no path across faces joins to the border.
-fn filled(mask: &Volume<u8>, fill: Fill) -> Volume<u8> {
+pub(crate) fn filled(mask: &Volume<u8>, fill: Fill) -> Volume<u8> {
     let [ni, nj, nk] = mask.grid().shape();
     let mut out = mask.clone();
     let slabs = match fill {

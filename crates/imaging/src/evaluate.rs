@@ -10,7 +10,6 @@
 //! are compared inside that box, where all of them lie, so the rest of the head costs nothing. Only
 //! the ranking of probabilities needs every voxel.
 mod cohort;
-mod distance;
 mod figures;
 mod lesions;
 mod ranking;

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod anatomy;
 pub mod brain;
 pub mod components;
+mod distance;
 pub mod evaluate;
 pub mod grid;
 mod gzip;
@@ -11,6 +13,7 @@ pub mod nifti;
 pub mod normalise;
 pub mod phantom;
 pub mod preview;
+pub mod regions;
 pub mod resample;
 pub mod study;
 pub mod tile;

@@ -16,6 +16,7 @@ use glam::{DAffine3, DMat3, DVec3};
 
 use crate::grid::{Grid, GridError, WorldPoint};
 use crate::lesions::{Lesion, Lesions};
+use crate::regions::{Place, Region};
 use crate::resample::{nearest, resample};
 use crate::volume::Volume;
 
@@ -74,23 +75,29 @@ impl Frame {
     }
 }
 
+/// What a picture is drawn from.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    /// The scan.
+    pub flair: &'a Volume<f32>,
+    /// The lesions on its grid.
+    pub lesions: &'a Lesions,
+    /// Where each of them lies; empty if that is not known.
+    pub places: &'a [Place],
+    /// Where the picture ends, and which values are black and white.
+    pub frame: Frame,
+}
+
 /// Draws the picture as a PNG.
 ///
-/// `flair` and `lesions` lie on the same grid. With no lesions one row shows the middle of the head.
+/// Outlines have the colours of the lesions' regions, which the last line names. With no lesions one row
+/// shows the middle of the head.
 ///
 /// # Errors
 /// [`Error`]; neither is expected on a grid that a scan had.
-pub fn draw(
-    flair: &Volume<f32>,
-    lesions: &Lesions,
-    frame: Frame,
-    notice: &str,
-) -> Result<Vec<u8>, Error> {
-    let scene = Scene {
-        flair,
-        lesions,
-        frame,
-    };
+pub fn draw(shown: &Shown<'_>, notice: &str) -> Result<Vec<u8>, Error> {
+    let scene = *shown;
+    let lesions = shown.lesions;
     let rows: Vec<Option<&Lesion>> = if lesions.items.is_empty() {
         vec![None]
     } else {
@@ -99,11 +106,14 @@ pub fn draw(
     let sizes = Plane::ALL.map(|plane| scene.size(plane));
     let row_height = sizes.iter().map(|s| s.height).max().unwrap_or(0) + CAPTION + GAP;
     let width = sizes.iter().map(|s| s.width).sum::<u32>() + 4 * GAP;
-    let mut canvas = Canvas::new(width, row_height * rows.len() as u32 + CAPTION);
+    let legend = if shown.places.is_empty() { 0 } else { CAPTION };
+    let mut canvas = Canvas::new(width, row_height * rows.len() as u32 + CAPTION + legend);
     for (n, lesion) in rows.iter().enumerate() {
         let top = n as u32 * row_height;
         let through = lesion.map_or(scene.middle(), |l| widest(lesions, l));
-        canvas.text(&caption(*lesion, through), GAP, top + 15, Alignment::Left);
+        let place = lesion.and_then(|l| shown.place(l.id));
+        let caption = caption(*lesion, place, through);
+        canvas.text(&caption, GAP, top + 15, Alignment::Left);
         let mut left = GAP;
         for (plane, size) in Plane::ALL.into_iter().zip(sizes) {
             scene.draw_panel(
@@ -120,20 +130,37 @@ pub fn draw(
         lesions.items.len(),
         lesions.volume_ml()
     );
-    canvas.text(
-        &total,
-        GAP,
-        row_height * rows.len() as u32 + 14,
-        Alignment::Left,
-    );
+    let foot = row_height * rows.len() as u32 + 14;
+    canvas.text(&total, GAP, foot, Alignment::Left);
+    if legend > 0 {
+        let mut left = GAP;
+        for region in Region::ALL {
+            let in_it = shown.places.iter().filter(|p| p.region == region).count();
+            let words = format!("{} {in_it}", region.name().replace('_', " "));
+            canvas.coloured(&words, left, foot + CAPTION, colour_of(region));
+            left += 9 * (words.len() as u32 + 3);
+        }
+    }
     canvas.png()
 }
 
-fn caption(lesion: Option<&Lesion>, through: DVec3) -> String {
+fn colour_of(region: Region) -> Rgb888 {
+    match region {
+        Region::Periventricular => Rgb888::new(255, 96, 64),
+        Region::Juxtacortical => Rgb888::new(64, 208, 255),
+        Region::Infratentorial => Rgb888::new(255, 112, 255),
+        Region::DeepWhiteMatter => Rgb888::new(255, 220, 64),
+    }
+}
+
+fn caption(lesion: Option<&Lesion>, place: Option<&Place>, through: DVec3) -> String {
     let [x, y, z] = through.to_array();
+    let region = place.map_or_else(String::new, |p| {
+        format!(", {}", p.region.name().replace('_', " "))
+    });
     match lesion {
         Some(l) => format!(
-            "lesion {}: {:.2} ml, largest extent {:.0} mm, at x {x:+.0}, y {y:+.0}, z {z:+.0} mm (RAS)",
+            "lesion {}{region}: {:.2} ml, largest extent {:.0} mm, at x {x:+.0}, y {y:+.0}, z {z:+.0} mm (RAS)",
             l.id, l.volume_ml, l.largest_extent_mm
         ),
         None => format!("no lesion found: planes through x {x:+.0}, y {y:+.0}, z {z:+.0} mm (RAS)"),
@@ -192,14 +219,15 @@ impl Plane {
     }
 }
 
-/// What all panels share.
-struct Scene<'a> {
-    flair: &'a Volume<f32>,
-    lesions: &'a Lesions,
-    frame: Frame,
-}
+impl Shown<'_> {
+    fn place(&self, id: u32) -> Option<&Place> {
+        self.places.get((id as usize).checked_sub(1)?)
+    }
 
-impl Scene<'_> {
+    fn outline(&self, id: u32) -> Rgb888 {
+        self.place(id).map_or(OUTLINE, |p| colour_of(p.region))
+    }
+
     fn middle(&self) -> DVec3 {
         (self.frame.low.0 + self.frame.high.0) / 2.0
     }
@@ -230,13 +258,17 @@ impl Scene<'_> {
                 let value = f64::from(image.at([x, y, 0]));
                 let grey =
                     ((value - black) / (white - black).max(1e-9) * 255.0).clamp(0.0, 255.0) as u8;
-                let here = inside.at([x, y, 0]) != 0;
-                let next_differs = (x + 1 < width && (inside.at([x + 1, y, 0]) != 0) != here)
-                    || (y + 1 < height && (inside.at([x, y + 1, 0]) != 0) != here);
-                let colour = if next_differs {
-                    OUTLINE
-                } else {
-                    Rgb888::new(grey, grey, grey)
+                let here = inside.at([x, y, 0]);
+                let right = (x + 1 < width).then(|| inside.at([x + 1, y, 0]));
+                let below = (y + 1 < height).then(|| inside.at([x, y + 1, 0]));
+                // A rim is where lesion meets no lesion, on whichever side.
+                let rim = [right, below]
+                    .into_iter()
+                    .flatten()
+                    .find(|next| (*next != 0) != (here != 0));
+                let colour = match rim {
+                    Some(next) => self.outline(here.max(next)),
+                    None => Rgb888::new(grey, grey, grey),
                 };
                 canvas.set(at + Point::new(x as i32, y as i32), colour);
             }
@@ -306,6 +338,12 @@ impl Canvas {
             let offset = 3 * (at.x as usize + at.y as usize * self.size.width as usize);
             self.rgb[offset..offset + 3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
         }
+    }
+
+    fn coloured(&mut self, text: &str, x: u32, y: u32, colour: Rgb888) {
+        let style = MonoTextStyle::new(&FONT_9X15_BOLD, colour);
+        let drawn = Text::new(text, Point::new(x as i32, y as i32), style).draw(self);
+        debug_assert!(drawn.is_ok());
     }
 
     fn text(&mut self, text: &str, x: u32, y: u32, alignment: Alignment) {
@@ -421,13 +459,13 @@ mod tests {
     fn the_patient_s_right_is_on_the_left_and_the_outline_around_the_lesion() {
         for reversed in [false, true] {
             let (flair, lesions) = scene(reversed);
-            let (width, rgb) =
-                decode(&draw(&flair, &lesions, frame(), "not for diagnosis").unwrap());
-            let scene = Scene {
+            let scene = Shown {
                 flair: &flair,
                 lesions: &lesions,
+                places: &[],
                 frame: frame(),
             };
+            let (width, rgb) = decode(&draw(&scene, "not for diagnosis").unwrap());
             let axial = scene.size(Plane::Axial);
             let outline: Vec<(u32, u32)> = rgb
                 .chunks_exact(3)
@@ -459,10 +497,41 @@ mod tests {
                 min_lesion_ml: 0.0,
             },
         );
+        let shown = Shown {
+            flair: &flair,
+            lesions: &none,
+            places: &[],
+            frame: frame(),
+        };
         assert!(
-            draw(&flair, &none, frame(), "not for diagnosis")
+            draw(&shown, "not for diagnosis")
                 .unwrap()
                 .starts_with(b"\x89PNG")
         );
+    }
+
+    #[test]
+    fn an_outline_has_the_colour_of_its_region() {
+        let (flair, lesions) = scene(false);
+        for region in Region::ALL {
+            let place = Place {
+                region,
+                to_ventricles_mm: 1.0,
+                to_cortex_mm: f64::INFINITY,
+                infratentorial: 0.0,
+            };
+            let shown = Shown {
+                flair: &flair,
+                lesions: &lesions,
+                places: &[place],
+                frame: frame(),
+            };
+            let (_, rgb) = decode(&draw(&shown, "not for diagnosis").unwrap());
+            let colour = colour_of(region);
+            let wanted = [colour.r(), colour.g(), colour.b()];
+            let painted = rgb.chunks_exact(3).filter(|p| *p == wanted).count();
+            // Its outline in three planes and its word in the legend; a legend alone has fewer.
+            assert!(painted > 400, "{region:?}: {painted}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use glam::DAffine3;
 use rayon::prelude::*;
 
-use crate::brain::{Extent, NothingThere, foreground};
+use crate::brain::{Extent, Fill, NothingThere, filled, foreground};
 use crate::grid::{Grid, GridError, VoxelPoint};
 use crate::resample::{Resampling, reorder, resample, resample_moved};
 use crate::volume::Volume;
@@ -151,36 +151,77 @@ pub fn assemble(
     others: Vec<Sent>,
     spacing_mm: [f64; 3],
 ) -> Result<Study, Error> {
-    let Cut {
-        grid,
-        image,
-        brain,
-        extent,
-    } = cut(flair, spacing_mm)?;
-    let mut images = vec![image];
-    let placed: Result<Vec<Placed>, Error> = others
-        .into_par_iter()
-        .map(|other| place(&other, &grid, &brain))
-        .collect();
-    images.extend(placed?);
-    Ok(Study {
-        grid,
-        images,
-        brain,
-        extent,
-    })
+    cut(flair, spacing_mm)?.assemble(others)
 }
 
 /// The FLAIR on the study's grid.
-struct Cut {
+#[derive(Debug, Clone)]
+pub struct Cut {
     grid: Grid,
     image: Placed,
     brain: Volume<u8>,
     extent: Extent,
 }
 
-/// Finds the brain on the FLAIR and cuts the box around it.
-fn cut(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
+impl Cut {
+    /// What is taken for the brain so far.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Cuts further, to the brain that `probability` tells (on any grid, 0 to 1).
+    ///
+    /// # Errors
+    /// [`Error::Grid`]
+    pub fn extracted(self, probability: &Volume<f32>) -> Result<Self, Error> {
+        let (on_grid, _) = resample(probability, &self.grid, 0.0);
+        let inside = on_grid.map(|p| u8::from(p > 0.5));
+        let brain = filled(&inside, Fill::Volume);
+        let (start, shape) = box_around(&brain).unwrap_or(([0; 3], self.grid.shape()));
+        let grid = self.grid.crop(start, shape).map_err(Error::Grid)?;
+        Ok(Self {
+            image: Placed {
+                volume: self.image.volume.cropped(start, grid, 0.0),
+                ..self.image
+            },
+            brain: brain.cropped(start, grid, 0),
+            extent: Extent::Extracted,
+            grid,
+        })
+    }
+
+    /// Brings the other contrasts beside it.
+    ///
+    /// # Errors
+    /// [`Error::Elsewhere`]
+    pub fn assemble(self, others: Vec<Sent>) -> Result<Study, Error> {
+        let Self {
+            grid,
+            image,
+            brain,
+            extent,
+        } = self;
+        let mut images = vec![image];
+        let placed: Result<Vec<Placed>, Error> = others
+            .into_par_iter()
+            .map(|other| place(&other, &grid, &brain))
+            .collect();
+        images.extend(placed?);
+        Ok(Study {
+            grid,
+            images,
+            brain,
+            extent,
+        })
+    }
+}
+
+/// Finds the brain (or head) on the FLAIR and cuts the box around it, at `spacing_mm`.
+///
+/// # Errors
+/// [`Error::NothingThere`], [`Error::Grid`], [`Error::FieldTooLarge`]
+pub fn cut(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
     let canonical = flair.grid().canonical();
     let field = canonical.with_spacing(spacing_mm).map_err(Error::Grid)?;
     if field.voxels() > MAX_FIELD {
@@ -286,6 +327,18 @@ fn coverage(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> f64 {
 
 /// The box around a mask with its margin, cut to the volume: first voxel and shape.
 fn box_around(mask: &Volume<u8>) -> Option<([isize; 3], [usize; 3])> {
+    let (low, inner) = box_of(mask)?;
+    let shape = mask.grid().shape();
+    let start = low.map(|n| n.saturating_sub(MARGIN));
+    let end = [0, 1, 2].map(|a| (low[a] + inner[a] + MARGIN).min(shape[a]));
+    Some((
+        start.map(|n| n as isize),
+        [0, 1, 2].map(|a| end[a] - start[a]),
+    ))
+}
+
+/// The box of what is not 0: first voxel and shape.
+pub(crate) fn box_of(mask: &Volume<u8>) -> Option<([usize; 3], [usize; 3])> {
     let shape = mask.grid().shape();
     let (mut low, mut high) = ([usize::MAX; 3], [0; 3]);
     for (row, samples) in mask.samples().chunks_exact(shape[0]).enumerate() {
@@ -305,15 +358,7 @@ fn box_around(mask: &Volume<u8>) -> Option<([isize; 3], [usize; 3])> {
             high[a] = high[a].max(to);
         }
     }
-    if low[0] == usize::MAX {
-        return None;
-    }
-    let start = low.map(|n| n.saturating_sub(MARGIN));
-    let end = [0, 1, 2].map(|a| (high[a] + 1 + MARGIN).min(shape[a]));
-    Some((
-        start.map(|n| n as isize),
-        [0, 1, 2].map(|a| end[a] - start[a]),
-    ))
+    (low[0] != usize::MAX).then(|| (low, [0, 1, 2].map(|a| high[a] + 1 - low[a])))
 }
 
 #[cfg(test)]

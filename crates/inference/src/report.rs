@@ -27,6 +27,9 @@ pub struct Report {
     pub settings: SettingsReport,
     /// What was found.
     pub lesions: LesionsReport,
+    /// The parts of the head, and the lesions by region; absent without an anatomy network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anatomy: Option<AnatomyReport>,
     /// What to know before believing it.
     pub warnings: Vec<Warning>,
     /// Seconds of each stage.
@@ -69,7 +72,7 @@ pub struct StudyReport {
     pub grid_shape: [usize; 3],
     /// Its spacing.
     pub grid_spacing_mm: [f64; 3],
-    /// `brain` (the sender stripped the skull) or `head`.
+    /// `brain` (the sender stripped the skull), `extracted` (the brain was found in the head) or `head`.
     pub foreground: String,
     /// Volume of that foreground.
     pub foreground_ml: f64,
@@ -117,6 +120,9 @@ pub struct SettingsReport {
     pub weighting: String,
     /// Whether mirrored patches voted too.
     pub flips: bool,
+    /// Whether an anatomy network was to be asked.
+    #[serde(default)]
+    pub anatomy: bool,
     /// Patches that were computed.
     pub patches: usize,
 }
@@ -159,6 +165,49 @@ pub struct LesionReport {
     pub max_probability: f32,
     /// Whether it reaches the edge of the image, so that a part may lie outside.
     pub touches_border: bool,
+    /// `periventricular`, `juxtacortical`, `infratentorial` or `deep_white_matter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// From its nearest voxel to the ventricles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_ventricles_mm: Option<f64>,
+    /// From its nearest voxel to the cortex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_cortex_mm: Option<f64>,
+}
+
+/// The parts of the head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AnatomyReport {
+    /// The network that told them.
+    pub model: ModelReport,
+    /// The brain with its ventricles.
+    pub brain_ml: f64,
+    /// Lateral, third and fourth ventricle.
+    pub ventricles_ml: f64,
+    /// The cortex of the cerebrum.
+    pub cortex_ml: f64,
+    /// The white matter of the cerebrum.
+    pub white_matter_ml: f64,
+    /// Basal ganglia and thalamus.
+    pub deep_grey_ml: f64,
+    /// Brainstem and cerebellum.
+    pub infratentorial_ml: f64,
+    /// How a lesion's region is told.
+    pub rule: String,
+    /// The lesions of each region; all four are there.
+    pub regions: Vec<RegionReport>,
+}
+
+/// The lesions of one region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RegionReport {
+    /// `periventricular`, `juxtacortical`, `infratentorial` or `deep_white_matter`.
+    pub region: String,
+    /// Their number.
+    pub count: usize,
+    /// Their volume together.
+    pub volume_ml: f64,
 }
 
 /// A box along the world's axes.
@@ -188,7 +237,13 @@ pub struct Warning {
 pub struct Timings {
     /// Unpacking and reading the files.
     pub decode: f64,
-    /// Bringing the contrasts onto one grid and finding the brain.
+    /// Cutting the FLAIR to the head, and the parts of the head by the anatomy network.
+    #[serde(default)]
+    pub anatomy: f64,
+    /// Of that, inside the network.
+    #[serde(default)]
+    pub anatomy_network: f64,
+    /// Bringing the contrasts onto one grid.
     pub assemble: f64,
     /// Scaling intensities.
     pub normalise: f64,

@@ -1,5 +1,5 @@
 //! How far apart the surfaces of two masks lie.
-use super::distance::squared_mm2;
+use crate::distance::squared_mm2;
 
 /// Distances in millimetres of all surface voxels of either mask to the other's surface.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -194,6 +194,8 @@ pub struct Network {
     pub channels: usize,
     /// The name of its output.
     pub output: String,
+    /// Probabilities that it gives for each voxel, one volume after the other.
+    pub classes: usize,
 }
 
 impl std::fmt::Debug for Network {

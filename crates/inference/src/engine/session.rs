@@ -71,7 +71,7 @@ impl PartialEq for SessionKey {
 
 /// What a run gave.
 pub(super) struct Run {
-    /// `[n, 1, k, j, i]`, i fastest.
+    /// `[n, class, k, j, i]`, i fastest.
     pub(super) probabilities: Vec<f32>,
     pub(super) took: Duration,
 }
@@ -127,7 +127,7 @@ impl OpenSession {
             cancel.set_running(Some(Arc::clone(&options)));
         }
         let started = Instant::now();
-        let expected = self.key.batch * i * j * k;
+        let expected = self.key.batch * self.key.network.classes * i * j * k;
         let outcome = match self
             .session
             .run_with_options(ort::inputs![tensor], &*options)

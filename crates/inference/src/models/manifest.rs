@@ -14,9 +14,10 @@ use super::Error;
 /// The only edition of the format so far.
 const FORMAT: u32 = 1;
 
-/// A checked description of a network.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Manifest {
+/// What every network says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Heading {
+    format: u32,
     /// Its name, the folder's name.
     pub name: String,
     /// Its version, the sub-folder's name.
@@ -31,6 +32,13 @@ pub struct Manifest {
     pub file: String,
     /// SHA-256 of that file, in hexadecimal.
     pub sha256: String,
+}
+
+/// A checked description of a network that finds lesions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// What every network says about itself.
+    pub heading: Heading,
     /// What goes in.
     pub input: Input,
     /// How intensities are scaled.
@@ -127,16 +135,9 @@ pub struct Golden {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Document {
-    format: u32,
-    name: String,
-    version: String,
-    title: String,
-    licence: String,
-    intended_use: String,
-    file: String,
-    sha256: String,
+    #[serde(flatten)]
+    heading: Heading,
     input: InputTable,
     normalisation: NormalisationTable,
     patches: PatchesTable,
@@ -184,7 +185,7 @@ struct OutputTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct GoldenTable {
+pub(super) struct GoldenTable {
     shape: [NonZeroUsize; 3],
     peaks: Vec<f32>,
     sigma: f64,
@@ -206,25 +207,57 @@ impl Manifest {
     /// # Errors
     /// [`Error::Manifest`] with the key and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let document: Document = toml::from_str(text).map_err(|e| Error::Manifest {
-            key: e.span().map_or_else(String::new, |at| {
-                format!("bytes {} to {}", at.start, at.end)
-            }),
-            reason: e.message().to_owned(),
-        })?;
+        let document: Document = document(text)?;
         document.check()
     }
 }
 
-fn wrong(key: &str, reason: impl Into<String>) -> Error {
+/// Reads a document of known keys.
+///
+/// Keys of the top level are compared here, since a heading that is shared takes in all that it does not
+/// know; the tables below refuse what they do not know by themselves.
+pub(super) fn document<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Error> {
+    let unreadable = |e: &toml::de::Error| Error::Manifest {
+        key: e.span().map_or_else(String::new, |at| {
+            format!("bytes {} to {}", at.start, at.end)
+        }),
+        reason: e.message().to_owned(),
+    };
+    let table: toml::Table = text.parse().map_err(|e| unreadable(&e))?;
+    if let Some(unknown) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(wrong(unknown, "is not known"));
+    }
+    toml::from_str(text).map_err(|e| unreadable(&e))
+}
+
+/// Every key of the top level.
+const KEYS: [&str; 15] = [
+    "format",
+    "task",
+    "name",
+    "version",
+    "title",
+    "licence",
+    "intended_use",
+    "file",
+    "sha256",
+    "input",
+    "normalisation",
+    "patches",
+    "showing",
+    "output",
+    "golden",
+];
+
+pub(super) fn wrong(key: &str, reason: impl Into<String>) -> Error {
     Error::Manifest {
         key: key.to_owned(),
         reason: reason.into(),
     }
 }
 
-impl Document {
-    fn check(self) -> Result<Manifest, Error> {
+impl Heading {
+    pub(super) fn check(self) -> Result<Self, Error> {
         if self.format != FORMAT {
             return Err(wrong(
                 "format",
@@ -246,17 +279,21 @@ impl Document {
         if self.sha256.len() != 64 || !self.sha256.chars().all(|c| c.is_ascii_hexdigit()) {
             return Err(wrong("sha256", "must be 64 hexadecimal digits"));
         }
+        Ok(Self {
+            sha256: self.sha256.to_ascii_lowercase(),
+            ..self
+        })
+    }
+}
+
+impl Document {
+    fn check(self) -> Result<Manifest, Error> {
+        let heading = self.heading.check()?;
         let input = self.input.check()?;
         let patches = self.patches.check(input.multiple)?;
-        let golden = self.golden.check(&input)?;
+        let golden = self.golden.check(input.contrasts.len(), input.multiple)?;
         Ok(Manifest {
-            name: self.name,
-            version: self.version,
-            title: self.title,
-            licence: self.licence,
-            intended_use: self.intended_use,
-            file: self.file,
-            sha256: self.sha256.to_ascii_lowercase(),
+            heading,
             normalisation: self.normalisation.check()?,
             output: self.output.check()?,
             input,
@@ -314,7 +351,7 @@ impl InputTable {
     }
 }
 
-fn finite(key: &str, value: f32) -> Result<f32, Error> {
+pub(super) fn finite(key: &str, value: f32) -> Result<f32, Error> {
     if value.is_finite() {
         Ok(value)
     } else {
@@ -372,7 +409,11 @@ impl PatchesTable {
     }
 }
 
-fn check_shape(key: &str, shape: [NonZeroUsize; 3], multiple: NonZeroUsize) -> Result<(), Error> {
+pub(super) fn check_shape(
+    key: &str,
+    shape: [NonZeroUsize; 3],
+    multiple: NonZeroUsize,
+) -> Result<(), Error> {
     let fits = |n: &NonZeroUsize| n.get() <= 512 && n.get() % multiple == 0;
     if shape.iter().all(fits) {
         Ok(())
@@ -402,12 +443,12 @@ impl OutputTable {
 }
 
 impl GoldenTable {
-    fn check(self, input: &Input) -> Result<Golden, Error> {
-        check_shape("golden.shape", self.shape, input.multiple)?;
-        if self.peaks.len() != input.contrasts.len() {
+    pub(super) fn check(self, channels: usize, multiple: NonZeroUsize) -> Result<Golden, Error> {
+        check_shape("golden.shape", self.shape, multiple)?;
+        if self.peaks.len() != channels {
             return Err(wrong(
                 "golden.peaks",
-                format!("must be {} numbers, one a contrast", input.contrasts.len()),
+                format!("must be {channels} numbers, one a channel"),
             ));
         }
         let within = |v: &GoldenVoxel| (0..3).all(|a| v.at[a] < self.shape[a].get());
@@ -441,7 +482,7 @@ mod tests {
     #[test]
     fn the_shipped_description_is_valid() {
         let manifest = Manifest::parse(GOOD).unwrap();
-        assert_eq!(manifest.name, "ms-lesion");
+        assert_eq!(manifest.heading.name, "ms-lesion");
         assert_eq!(manifest.input.contrasts[0], Contrast::Flair);
     }
 
@@ -466,6 +507,7 @@ mod tests {
             ("file = \"model.onnx\"", "file = \"../model.onnx\"", "file"),
             ("name = \"ms-lesion\"", "name = \"../x\"", "name"),
             ("threshold = ", "treshold = 1 #", "bytes"),
+            ("title = ", "titel = 1 #", "titel"),
         ];
         for (good, bad, key) in cases {
             assert!(GOOD.contains(good), "{good}");

@@ -3,6 +3,7 @@
 //! `models/<name>/<version>/{model.onnx, model.toml, MODEL_CARD.md}`. A model is verified by SHA-256
 //! when it is read, and the very bytes that were verified are the ones that the engine gets. A new
 //! network is a new folder; no code changes.
+mod anatomy;
 pub mod golden;
 mod manifest;
 
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::engine::Network;
-pub use manifest::{Golden, Input, Manifest, Output, Patches, Voting};
+pub use anatomy::AnatomyManifest;
+pub use manifest::{Golden, Heading, Input, Manifest, Output, Patches, Voting};
 use sha2::{Digest, Sha256};
 
 /// How far above the program the models are looked for.
@@ -100,55 +102,130 @@ pub enum Error {
     },
 }
 
+/// What `task` says in the description of an anatomy network.
+const ANATOMY: &str = "anatomy";
+
+/// A verified network that tells the parts of a head.
+#[derive(Debug)]
+pub struct AnatomyModel {
+    /// Its description.
+    pub manifest: AnatomyManifest,
+    /// The verified ONNX file, as the engine takes it.
+    pub network: Arc<Network>,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+/// What a folder holds.
+enum Read {
+    Lesions(Model),
+    Anatomy(AnatomyModel),
+}
+
+fn read(folder: &Path) -> Result<Read, Error> {
+    let text = read_file(folder, "model.toml")?;
+    let text = String::from_utf8_lossy(&text);
+    let task = text
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|table| Some(table.get("task")?.as_str()?.to_owned()));
+    let folder = folder.to_owned();
+    match task.as_deref() {
+        None | Some("lesions") => {
+            let manifest = Manifest::parse(&text)?;
+            let channels = manifest.input.contrasts.len();
+            let output = manifest.output.name.clone();
+            let network = verified(&folder, &manifest.heading, channels, output, 1)?;
+            Ok(Read::Lesions(Model {
+                manifest,
+                network,
+                folder,
+            }))
+        }
+        Some(ANATOMY) => {
+            let manifest = AnatomyManifest::parse(&text)?;
+            let (output, classes) = (manifest.output.clone(), manifest.classes.len());
+            let network = verified(&folder, &manifest.heading, 1, output, classes)?;
+            Ok(Read::Anatomy(AnatomyModel {
+                manifest,
+                network,
+                folder,
+            }))
+        }
+        Some(other) => Err(Error::Manifest {
+            key: "task".to_owned(),
+            reason: format!("'{other}' is not known, must be \"lesions\" or \"{ANATOMY}\""),
+        }),
+    }
+}
+
+fn read_file(folder: &Path, name: &str) -> Result<Vec<u8>, Error> {
+    let path = folder.join(name);
+    std::fs::read(&path).map_err(|reason| Error::Read { path, reason })
+}
+
+/// The network of a folder, if it lies where its heading says and is the one that it names.
+fn verified(
+    folder: &Path,
+    heading: &Heading,
+    channels: usize,
+    output: String,
+    classes: usize,
+) -> Result<Arc<Network>, Error> {
+    let id = format!("{}@{}", heading.name, heading.version);
+    let named = |folder: Option<&Path>| {
+        folder
+            .and_then(Path::file_name)
+            .map(|n| n.to_string_lossy().into_owned())
+    };
+    if named(Some(folder)).as_deref() != Some(&heading.version)
+        || named(folder.parent()).as_deref() != Some(&heading.name)
+    {
+        return Err(Error::Misplaced {
+            folder: folder.to_owned(),
+            found: id,
+        });
+    }
+    let onnx = read_file(folder, &heading.file)?;
+    let sha256 = hex(&Sha256::digest(&onnx));
+    if sha256 != heading.sha256 {
+        return Err(Error::Checksum {
+            model: id,
+            found: sha256,
+            expected: heading.sha256.clone(),
+        });
+    }
+    Ok(Arc::new(Network {
+        id,
+        onnx,
+        sha256,
+        channels,
+        output,
+        classes,
+    }))
+}
+
+impl AnatomyModel {
+    /// `name@version`
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.network.id.clone()
+    }
+}
+
 impl Model {
     /// Reads and verifies the model in a folder.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::Manifest`], [`Error::Misplaced`], [`Error::Checksum`].
     pub fn read(folder: &Path) -> Result<Self, Error> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(|reason| Error::Read { path, reason })
-        };
-        let text = read("model.toml")?;
-        let manifest = Manifest::parse(&String::from_utf8_lossy(&text))?;
-        let id = format!("{}@{}", manifest.name, manifest.version);
-        let named = |folder: Option<&Path>| {
-            folder
-                .and_then(Path::file_name)
-                .map(|n| n.to_string_lossy().into_owned())
-        };
-        if named(Some(folder)).as_deref() != Some(&manifest.version)
-            || named(folder.parent()).as_deref() != Some(&manifest.name)
-        {
-            return Err(Error::Misplaced {
-                folder: folder.to_owned(),
-                found: id,
-            });
+        match read(folder)? {
+            Read::Lesions(model) => Ok(model),
+            Read::Anatomy(_) => Err(Error::Manifest {
+                key: "task".to_owned(),
+                reason: "this network finds no lesions".to_owned(),
+            }),
         }
-        let onnx = read(&manifest.file)?;
-        let sha256 = hex(&Sha256::digest(&onnx));
-        if sha256 != manifest.sha256 {
-            return Err(Error::Checksum {
-                model: id,
-                found: sha256,
-                expected: manifest.sha256,
-            });
-        }
-        let channels = manifest.input.contrasts.len();
-        let output = manifest.output.name.clone();
-        let network = Arc::new(Network {
-            id,
-            onnx,
-            sha256,
-            channels,
-            output,
-        });
-        Ok(Self {
-            manifest,
-            network,
-            folder: folder.to_owned(),
-        })
     }
 
     /// `name@version`
@@ -191,19 +268,23 @@ pub fn hex(digest: &[u8]) -> String {
 #[derive(Debug, Clone)]
 pub struct Registry {
     models: Vec<Arc<Model>>,
+    anatomy: Vec<Arc<AnatomyModel>>,
 }
 
 impl Registry {
     /// Reads and verifies every model below `folder`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none; what [`Model::read`] says about the first that fails.
+    /// [`Error::NotFound`] if none finds lesions; what [`Model::read`] says about the first that fails.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let mut models = Vec::new();
+        let (mut models, mut anatomy) = (Vec::new(), Vec::new());
         for name in subfolders(folder)? {
             for version in subfolders(&name)? {
                 if version.join("model.toml").is_file() {
-                    models.push(Arc::new(Model::read(&version)?));
+                    match read(&version)? {
+                        Read::Lesions(model) => models.push(Arc::new(model)),
+                        Read::Anatomy(model) => anatomy.push(Arc::new(model)),
+                    }
                 }
             }
         }
@@ -212,8 +293,16 @@ impl Registry {
                 searched: vec![folder.to_owned()],
             });
         }
-        models.sort_by_key(|m| (m.manifest.name.clone(), version_key(&m.manifest.version)));
-        Ok(Self { models })
+        let key = |h: &Heading| (h.name.clone(), version_key(&h.version));
+        models.sort_by_key(|m: &Arc<Model>| key(&m.manifest.heading));
+        anatomy.sort_by_key(|m: &Arc<AnatomyModel>| key(&m.manifest.heading));
+        Ok(Self { models, anatomy })
+    }
+
+    /// The network that tells the parts of a head, the newest there is.
+    #[must_use]
+    pub fn anatomy(&self) -> Option<&Arc<AnatomyModel>> {
+        self.anatomy.last()
     }
 
     /// Every model, by name and ascending version.
@@ -230,7 +319,7 @@ impl Registry {
         self.models
             .iter()
             .rev()
-            .find(|m| m.manifest.name == asked || m.id() == asked)
+            .find(|m| m.manifest.heading.name == asked || m.id() == asked)
             .cloned()
             .ok_or_else(|| Error::Unknown {
                 asked: asked.to_owned(),

@@ -1,6 +1,6 @@
 //! A result as files.
 use dawson_imaging::nifti::{Compression, Element, SpatialFields, encode};
-use dawson_imaging::preview;
+use dawson_imaging::preview::{self, Shown};
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
 
@@ -52,7 +52,7 @@ impl Segmentation {
         let mut artifacts: Vec<Artifact> = self
             .outputs
             .par_iter()
-            .map(|&output| self.artifact(output))
+            .filter_map(|&output| self.artifact(output).transpose())
             .collect::<Result<_, _>>()?;
         let mut bytes = serde_json::to_vec_pretty(&self.report).map_err(Error::Report)?;
         bytes.push(b'\n');
@@ -64,27 +64,45 @@ impl Segmentation {
         Ok(artifacts)
     }
 
-    fn artifact(&self, output: Output) -> Result<Artifact, Error> {
-        match output {
-            Output::Lesions => Ok(self.nifti("lesions.nii.gz", &self.lesions.mask())),
-            Output::Instances => Ok(match u16::try_from(self.lesions.items.len()) {
+    /// One file; `None` if nothing is known of what it holds.
+    fn artifact(&self, output: Output) -> Result<Option<Artifact>, Error> {
+        let made = match output {
+            Output::Lesions => self.nifti("lesions.nii.gz", &self.lesions.mask()),
+            Output::Instances => match u16::try_from(self.lesions.items.len()) {
                 Ok(_) => self.nifti(
                     "instances.nii.gz",
                     &self.lesions.instances.map(|id| id as u16),
                 ),
                 Err(_) => self.nifti("instances.nii.gz", &self.lesions.instances),
-            }),
-            Output::Probability => Ok(self.nifti("probability.nii.gz", &self.probability)),
+            },
+            Output::Probability => self.nifti("probability.nii.gz", &self.probability),
             Output::Preview => {
-                let bytes = preview::draw(&self.flair, &self.lesions, self.frame, NOTICE)
-                    .map_err(Error::Preview)?;
-                Ok(Artifact {
+                let shown = Shown {
+                    flair: &self.flair,
+                    lesions: &self.lesions,
+                    places: &self.places,
+                    frame: self.frame,
+                };
+                Artifact {
                     name: "preview.png",
                     media_type: MediaType::Png,
-                    bytes,
-                })
+                    bytes: preview::draw(&shown, NOTICE).map_err(Error::Preview)?,
+                }
             }
-        }
+            Output::Brain => match &self.brain {
+                Some(brain) => self.nifti("brain.nii.gz", brain),
+                None => return Ok(None),
+            },
+            Output::Regions if self.report.anatomy.is_some() => {
+                let code = |id: u32| {
+                    let place = self.places.get((id as usize).wrapping_sub(1));
+                    place.map_or(0, |place| place.region.code())
+                };
+                self.nifti("regions.nii.gz", &self.lesions.instances.map(code))
+            }
+            Output::Regions => return Ok(None),
+        };
+        Ok(Some(made))
     }
 
     fn nifti<T: Element>(&self, name: &'static str, volume: &Volume<T>) -> Artifact {

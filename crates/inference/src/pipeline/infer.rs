@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use dawson_imaging::brain::Extent;
 use dawson_imaging::study::Study;
 use dawson_imaging::tile::{self, Tiling};
 use dawson_imaging::volume::Volume;
@@ -85,7 +86,8 @@ pub(super) fn probability(
         });
     })?;
     let mut probability = votes.fused();
-    if run.model.manifest.output.restrict_to_brain {
+    // Where the brain was found in a head, what shines outside it is fat.
+    if run.model.manifest.output.restrict_to_brain || study.extent == Extent::Extracted {
         for (p, &inside) in probability
             .samples_mut()
             .iter_mut()
@@ -219,7 +221,11 @@ fn compute(
 }
 
 /// Waits for an answer; a patch that the engine dropped because of a cancellation has none.
-fn receive(answers: &Receiver<Answer>, engine: &Engine, cancel: &Cancel) -> Result<Answer, Error> {
+pub(super) fn receive(
+    answers: &Receiver<Answer>,
+    engine: &Engine,
+    cancel: &Cancel,
+) -> Result<Answer, Error> {
     const LOOK_UP: std::time::Duration = std::time::Duration::from_millis(50);
     loop {
         match answers.recv_timeout(LOOK_UP) {

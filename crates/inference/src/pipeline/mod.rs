@@ -3,22 +3,26 @@
 //! [`Segmenter::segment`] is the only way to a mask: the command line, the service's workers and the
 //! benchmarks call it. It knows nothing of HTTP, jobs or disks. It blocks, reports progress through a callback
 //! and looks between patches whether it is still wanted.
+mod anatomy;
 mod artifacts;
 mod error;
 mod infer;
 mod needs;
+mod quality;
 mod settings;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use anatomy::Seen;
 pub use artifacts::{Artifact, MediaType};
 use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::{CountingRule, Lesions};
 use dawson_imaging::nifti::{self, AffineSource, Limits, Scan, SpatialFields};
 use dawson_imaging::normalise::{Scale, normalise};
 use dawson_imaging::preview::Frame;
-use dawson_imaging::resample::{Resampling, resample};
+use dawson_imaging::regions::{self, Place};
+use dawson_imaging::resample::{Resampling, nearest, resample};
 use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
 pub use error::{Error, engine_code, model_code, nifti_code};
@@ -31,7 +35,7 @@ use tracing::span::EnteredSpan;
 
 pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
-use crate::models::{self, Model, golden, hex};
+use crate::models::{self, AnatomyModel, Model, golden, hex};
 use crate::report::{
     BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, ModelReport, NOTICE,
     Report, SCHEMA, SettingsReport, StudyReport, Timings, Warning,
@@ -59,6 +63,7 @@ pub struct ContrastFile {
 )]
 pub enum Stage {
     Decode,
+    Anatomy,
     Assemble,
     Normalise,
     Infer,
@@ -72,6 +77,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
+            Self::Anatomy => "anatomy",
             Self::Assemble => "assemble",
             Self::Normalise => "normalise",
             Self::Infer => "infer",
@@ -97,6 +103,7 @@ pub struct Progress {
 pub struct Segmenter {
     engine: Engine,
     limits: Limits,
+    anatomy: Option<Arc<AnatomyModel>>,
 }
 
 /// What a study is run with.
@@ -106,6 +113,7 @@ struct Run<'a> {
     settings: &'a Settings,
     engine: &'a Engine,
     limits: Limits,
+    anatomy: Option<&'a Arc<AnatomyModel>>,
 }
 
 /// The result of a study.
@@ -121,6 +129,10 @@ pub struct Segmentation {
     pub lesions: Lesions,
     /// What was found, and how.
     pub report: Report,
+    /// The brain on the FLAIR's own grid, if it is known.
+    pub brain: Option<Volume<u8>>,
+    /// Where each lesion lies, in their order; none without an anatomy network.
+    pub places: Vec<Place>,
     frame: Frame,
     outputs: Vec<Output>,
 }
@@ -129,7 +141,17 @@ impl Segmenter {
     /// Studies are computed by `engine`; scans may unpack to `limits`.
     #[must_use]
     pub fn new(engine: Engine, limits: Limits) -> Self {
-        Self { engine, limits }
+        Self {
+            engine,
+            limits,
+            anatomy: None,
+        }
+    }
+
+    /// Finds the brain in a head, and the regions of lesions, by an anatomy network.
+    #[must_use]
+    pub fn with_anatomy(self, anatomy: Option<Arc<AnatomyModel>>) -> Self {
+        Self { anatomy, ..self }
     }
 
     /// What the engine runs on.
@@ -155,7 +177,23 @@ impl Segmenter {
     /// # Errors
     /// What [`golden::verify`] finds.
     pub fn verify(&self, model: &Arc<Model>, precision: Precision) -> Result<(), models::Error> {
-        golden::verify(model, &self.engine, precision)
+        golden::verify(
+            &model.network,
+            &model.manifest.golden,
+            &self.engine,
+            precision,
+        )
+    }
+
+    /// Runs the anatomy network's golden patch, if there is one.
+    ///
+    /// # Errors
+    /// What [`golden::verify`] finds.
+    pub fn verify_anatomy(&self) -> Result<(), models::Error> {
+        self.anatomy.as_ref().map_or(Ok(()), |model| {
+            let golden = &model.manifest.golden;
+            golden::verify(&model.network, golden, &self.engine, Precision::F32)
+        })
     }
 
     /// Finds the lesions of a study.
@@ -179,6 +217,7 @@ impl Segmenter {
             settings,
             engine: &self.engine,
             limits: self.limits,
+            anatomy: self.anatomy.as_ref().filter(|_| settings.anatomy),
         };
         segment(files, run, progress, cancel)
     }
@@ -197,15 +236,23 @@ fn segment(
     let decoded = decode(files, run)?;
     let mut warnings = header_warnings(&decoded);
 
-    clock.enter(Stage::Assemble)?;
     let Unpacked {
         flair,
         spatial,
         others,
         mut contrasts,
     } = unpack(decoded, run.model, &mut warnings)?;
-    let mut study = study::assemble(&flair, others, run.model.manifest.input.spacing_mm)
-        .map_err(Error::Study)?;
+
+    clock.enter(Stage::Anatomy)?;
+    let cut = study::cut(&flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
+    let Seen {
+        cut,
+        anatomy,
+        network_s: anatomy_network_s,
+    } = anatomy::see(&flair, cut, run, cancel, &mut warnings)?;
+
+    clock.enter(Stage::Assemble)?;
+    let mut study = cut.assemble(others).map_err(Error::Study)?;
     describe_placement(&study, &mut contrasts, &mut warnings);
 
     clock.enter(Stage::Normalise)?;
@@ -226,13 +273,30 @@ fn segment(
         min_lesion_ml: run.settings.min_lesion_ml,
     };
     let lesions = Lesions::find(&probability, rule);
+    let places = anatomy
+        .as_ref()
+        .map_or_else(Vec::new, |anatomy| regions::places(&lesions, anatomy));
+    let brain = (study.extent != Extent::Head).then(|| nearest(&study.brain, flair.grid(), 0));
+    quality::flag(
+        &quality::Looked {
+            flair: &flair,
+            brain: brain.as_ref(),
+            probability: &probability,
+            lesions: &lesions,
+            threshold: run.settings.threshold,
+        },
+        &mut warnings,
+    );
+    if anatomy.is_none() {
+        warnings.extend(anatomy::missing_outputs(run.settings));
+    }
 
-    let timings_s = clock.end(inferred.network_s);
+    let timings_s = clock.end(inferred.network_s, anatomy_network_s);
     let report = Report {
         schema: SCHEMA.to_owned(),
         model: ModelReport {
-            name: run.model.manifest.name.clone(),
-            version: run.model.manifest.version.clone(),
+            name: run.model.manifest.heading.name.clone(),
+            version: run.model.manifest.heading.version.clone(),
             sha256: run.model.sha256().to_owned(),
         },
         engine: engine_report(run),
@@ -243,11 +307,16 @@ fn segment(
             foreground: match study.extent {
                 Extent::Brain => "brain".to_owned(),
                 Extent::Head => "head".to_owned(),
+                Extent::Extracted => "extracted".to_owned(),
             },
             foreground_ml: foreground_ml(&study),
         },
         settings: settings_report(run.settings, &inferred),
-        lesions: lesions_report(&lesions, rule),
+        lesions: lesions_report(&lesions, &places, rule),
+        anatomy: anatomy
+            .as_ref()
+            .zip(run.anatomy)
+            .map(|(anatomy, model)| anatomy::report(anatomy, model, &lesions, &places)),
         warnings,
         timings_s,
         notice: NOTICE.to_owned(),
@@ -259,6 +328,8 @@ fn segment(
         probability,
         lesions,
         report,
+        brain,
+        places,
         frame,
         outputs,
     })
@@ -312,7 +383,7 @@ impl<'a> Clock<'a> {
         Ok(())
     }
 
-    fn end(&self, network: f64) -> Timings {
+    fn end(&self, network: f64, anatomy_network: f64) -> Timings {
         let now = Instant::now();
         let seconds = |stage: Stage| {
             let at = self.entered.iter().position(|(s, _)| *s == stage);
@@ -323,6 +394,8 @@ impl<'a> Clock<'a> {
         };
         Timings {
             decode: seconds(Stage::Decode),
+            anatomy: seconds(Stage::Anatomy),
+            anatomy_network,
             assemble: seconds(Stage::Assemble),
             normalise: seconds(Stage::Normalise),
             infer: seconds(Stage::Infer),
@@ -565,11 +638,12 @@ fn settings_report(settings: &Settings, inferred: &infer::Inferred) -> SettingsR
         overlap: settings.overlap,
         weighting: inferred.weighting.name().to_owned(),
         flips: settings.flips,
+        anatomy: settings.anatomy,
         patches: inferred.patches,
     }
 }
 
-fn lesions_report(lesions: &Lesions, rule: CountingRule) -> LesionsReport {
+fn lesions_report(lesions: &Lesions, places: &[Place], rule: CountingRule) -> LesionsReport {
     let voxels: usize = lesions.items.iter().map(|l| l.voxels).sum();
     let sum: f64 = lesions
         .items
@@ -593,7 +667,11 @@ fn lesions_report(lesions: &Lesions, rule: CountingRule) -> LesionsReport {
         items: lesions
             .items
             .iter()
-            .map(|l| LesionReport {
+            .enumerate()
+            .map(|(n, l)| LesionReport {
+                region: places.get(n).map(|p| p.region.name().to_owned()),
+                to_ventricles_mm: places.get(n).and_then(|p| known_mm(p.to_ventricles_mm)),
+                to_cortex_mm: places.get(n).and_then(|p| known_mm(p.to_cortex_mm)),
                 id: l.id,
                 volume_ml: l.volume_ml,
                 voxels: l.voxels,
@@ -609,4 +687,9 @@ fn lesions_report(lesions: &Lesions, rule: CountingRule) -> LesionsReport {
             })
             .collect(),
     }
+}
+
+/// A distance to something that is there.
+fn known_mm(mm: f64) -> Option<f64> {
+    mm.is_finite().then_some(mm)
 }

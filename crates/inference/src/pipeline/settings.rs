@@ -28,6 +28,8 @@ pub struct Asked {
     pub flips: Option<bool>,
     /// The numbers to compute in.
     pub precision: Option<Precision>,
+    /// Whether the brain and the regions of lesions are told by an anatomy network, if there is one.
+    pub anatomy: Option<bool>,
     /// What to make besides the report.
     pub outputs: Option<Vec<Output>>,
 }
@@ -43,15 +45,21 @@ pub enum Output {
     Probability,
     /// `preview.png`
     Preview,
+    /// `brain.nii.gz`: 0 and 1.
+    Brain,
+    /// `regions.nii.gz`: 0, and for each lesion the number of its region.
+    Regions,
 }
 
 impl Output {
     /// Every output.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::Lesions,
         Self::Instances,
         Self::Probability,
         Self::Preview,
+        Self::Brain,
+        Self::Regions,
     ];
 
     /// The name on the wire.
@@ -62,6 +70,8 @@ impl Output {
             Self::Instances => "instances",
             Self::Probability => "probability",
             Self::Preview => "preview",
+            Self::Brain => "brain",
+            Self::Regions => "regions",
         }
     }
 }
@@ -85,8 +95,12 @@ pub struct Settings {
     pub flips: bool,
     /// The numbers to compute in.
     pub precision: Precision,
+    /// Whether the brain and the regions of lesions are told by an anatomy network, if there is one.
+    pub anatomy: bool,
     /// What to make besides the report, each once.
     pub outputs: Vec<Output>,
+    /// Whether these outputs were asked for one by one.
+    pub outputs_named: bool,
 }
 
 /// A value that a request may not have.
@@ -159,7 +173,9 @@ impl Settings {
             weighting: asked.weighting.unwrap_or(manifest.patches.weighting),
             flips: asked.flips.unwrap_or(false),
             precision: asked.precision.unwrap_or(Precision::F32),
+            anatomy: asked.anatomy.unwrap_or(true),
             outputs,
+            outputs_named: asked.outputs.is_some(),
         })
     }
 }

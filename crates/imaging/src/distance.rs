@@ -9,7 +9,7 @@
 ///
 /// Both are offsets into a box of `shape` (i fastest) with voxels of `spacing_mm`. Without sites every
 /// distance is infinite.
-pub(super) fn squared_mm2(
+pub(crate) fn squared_mm2(
     queries: &[usize],
     sites: &[usize],
     shape: [usize; 3],

@@ -1,0 +1,197 @@
+//! Where in the brain a lesion lies, by the four places that diagnosis asks for.
+//!
+//! The rule, on the anatomy's grid, in this order: a lesion of which at least half lies in brainstem or
+//! cerebellum is *infratentorial*; one that comes within [`TOUCH_MM`] of the ventricles is
+//! *periventricular*; one that comes as near to the cortex is *juxtacortical*; the rest are in the *deep
+//! white matter*. The places are those of McDonald 2017 (Thompson et al., Lancet Neurol 17:162, 2018); the
+//! first touch decides, as in LST-AI. Infratentorial comes first because the fourth ventricle is one.
+use crate::anatomy::{Anatomy, Part};
+use crate::distance::squared_mm2;
+use crate::grid::WorldPoint;
+use crate::lesions::Lesions;
+
+/// What is as near as this touches: a voxel of the anatomy, and the half of one that its rim is unsure by.
+pub const TOUCH_MM: f64 = 3.0;
+
+/// A place in the brain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Region {
+    /// At the ventricles.
+    Periventricular,
+    /// At or in the cortex.
+    Juxtacortical,
+    /// In brainstem or cerebellum.
+    Infratentorial,
+    /// Elsewhere.
+    DeepWhiteMatter,
+}
+
+impl Region {
+    /// Every region; its place here, from 1, is its value in files.
+    pub const ALL: [Self; 4] = [
+        Self::Periventricular,
+        Self::Juxtacortical,
+        Self::Infratentorial,
+        Self::DeepWhiteMatter,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Periventricular => "periventricular",
+            Self::Juxtacortical => "juxtacortical",
+            Self::Infratentorial => "infratentorial",
+            Self::DeepWhiteMatter => "deep_white_matter",
+        }
+    }
+
+    /// Its value in files.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Periventricular => 1,
+            Self::Juxtacortical => 2,
+            Self::Infratentorial => 3,
+            Self::DeepWhiteMatter => 4,
+        }
+    }
+}
+
+/// Where a lesion lies, and what that was told from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// The region.
+    pub region: Region,
+    /// From its nearest voxel to the ventricles, millimetres between centres; infinite without any.
+    pub to_ventricles_mm: f64,
+    /// As far as that to the cortex.
+    pub to_cortex_mm: f64,
+    /// The share of its voxels in brainstem or cerebellum.
+    pub infratentorial: f64,
+}
+
+/// The place of each lesion, in their order.
+#[must_use]
+pub fn places(lesions: &Lesions, anatomy: &Anatomy) -> Vec<Place> {
+    let grid = *anatomy.parts.grid();
+    let (shape, spacing) = (grid.shape(), grid.spacing_mm());
+    let (from, to) = (*lesions.instances.grid(), grid);
+    // The anatomy's voxel that each voxel of a lesion lies in; what lies outside has no neighbours there.
+    let mut queries = Vec::new();
+    let mut of_lesion = Vec::new();
+    let instances = lesions.instances.samples().iter().enumerate();
+    for (offset, &id) in instances.filter(|(_, id)| **id != 0) {
+        let WorldPoint(world) = from.centre_of(from.index(offset));
+        let at = to.voxel(WorldPoint(world)).0.round();
+        let inside = (0..3).all(|a| at[a] >= 0.0 && at[a] < shape[a] as f64);
+        if inside {
+            queries.push(to.offset([0, 1, 2].map(|a| at[a] as usize)));
+            of_lesion.push(id as usize - 1);
+        }
+    }
+    let far = |part: Part| squared_mm2(&queries, &anatomy.voxels_of(part), shape, spacing);
+    let (ventricles, cortex) = (far(Part::Ventricles), far(Part::Cortex));
+    let below: Vec<u8> = [Part::Brainstem, Part::Cerebellum]
+        .iter()
+        .filter_map(|part| Part::ALL.iter().position(|p| p == part))
+        .map(|code| code as u8)
+        .collect();
+    let mut nearest = vec![(f64::INFINITY, f64::INFINITY, 0_usize); lesions.items.len()];
+    for (n, &lesion) in of_lesion.iter().enumerate() {
+        if let Some((ventricle, cortical, infratentorial)) = nearest.get_mut(lesion) {
+            *ventricle = ventricle.min(ventricles[n]);
+            *cortical = cortical.min(cortex[n]);
+            *infratentorial += usize::from(below.contains(&anatomy.parts.samples()[queries[n]]));
+        }
+    }
+    nearest
+        .into_iter()
+        .zip(&lesions.items)
+        .map(|((ventricle, cortical, below), lesion)| {
+            let infratentorial = below as f64 / lesion.voxels.max(1) as f64;
+            let (to_ventricles_mm, to_cortex_mm) = (ventricle.sqrt(), cortical.sqrt());
+            let region = if infratentorial >= 0.5 {
+                Region::Infratentorial
+            } else if to_ventricles_mm <= TOUCH_MM {
+                Region::Periventricular
+            } else if to_cortex_mm <= TOUCH_MM {
+                Region::Juxtacortical
+            } else {
+                Region::DeepWhiteMatter
+            };
+            Place {
+                region,
+                to_ventricles_mm,
+                to_cortex_mm,
+                infratentorial,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::{DAffine3, DVec3};
+
+    use super::*;
+    use crate::grid::Grid;
+    use crate::lesions::CountingRule;
+    use crate::volume::Volume;
+
+    /// From left to right: ventricle, white matter, cortex; below them the cerebellum.
+    fn anatomy() -> Anatomy {
+        let grid = Grid::new([20, 6, 6], DAffine3::from_scale(DVec3::splat(2.0))).unwrap();
+        let code = |part: Part| Part::ALL.iter().position(|p| *p == part).unwrap() as u8;
+        let parts = Volume::from_fn(grid, |[i, _, k]| match (i, k) {
+            (_, 0..2) => code(Part::Cerebellum),
+            (0..4, _) => code(Part::Ventricles),
+            (16.., _) => code(Part::Cortex),
+            _ => code(Part::WhiteMatter),
+        });
+        Anatomy {
+            brain: parts.map(|_| 1.0),
+            parts,
+        }
+    }
+
+    #[test]
+    fn each_place_is_told_on_a_scan_of_another_grid() {
+        let anatomy = anatomy();
+        // 1 mm, x from the right: lesions of one voxel each at these places of the anatomy.
+        let flipped = DAffine3::from_scale_rotation_translation(
+            DVec3::new(-1.0, 1.0, 1.0),
+            glam::DQuat::IDENTITY,
+            DVec3::new(39.0, 0.0, 0.0),
+        );
+        let grid = Grid::new([40, 12, 12], flipped).unwrap();
+        let wanted = [
+            (8.0, Region::Periventricular),
+            (20.0, Region::DeepWhiteMatter),
+            (30.0, Region::Juxtacortical),
+        ];
+        for (x, region) in wanted {
+            for (z, region) in [(8.0, region), (1.0, Region::Infratentorial)] {
+                let at = grid.voxel(WorldPoint(DVec3::new(x, 6.0, z))).0.round();
+                let probability = Volume::from_fn(grid, |[i, j, k]| {
+                    f32::from(DVec3::new(i as f64, j as f64, k as f64) == at)
+                });
+                let rule = CountingRule {
+                    threshold: 0.5,
+                    min_lesion_ml: 0.0,
+                };
+                let lesions = Lesions::find(&probability, rule);
+                let found = places(&lesions, &anatomy);
+                assert_eq!(found.len(), 1);
+                assert_eq!(found[0].region, region, "x {x} z {z}: {:?}", found[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_places_in_the_list() {
+        for (n, region) in Region::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(region.code()), n + 1);
+        }
+    }
+}
