@@ -278,6 +278,7 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
     let limits = Limits {
         max_axis: settings.get("max_axis")?,
         max_voxels: settings.get("max_voxels")?,
+        max_bytes: settings.get("max_unpacked_bytes")?,
     };
     let segmenter = Segmenter::new(engine, limits);
     let named: String = settings.get("precision")?;

@@ -601,3 +601,28 @@ async fn http_2_serves_many_requests_on_one_connection_and_has_limits_too() {
     let large = ask("y".repeat(40 << 10)).await;
     assert!(!matches!(large, Ok(200)), "{large:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_in_the_middle_leaves_nothing() {
+    let service = idle().await;
+    let server = Listening::start(&service, patient()).await;
+    let (kind, body) = Form::of(&[Contrast::Flair]).close();
+    let incoming = || {
+        std::fs::read_dir(service.state.join("incoming"))
+            .unwrap()
+            .count()
+    };
+    let mut line = server.send(head(&kind, body.len())).await;
+    line.send(&body[..body.len() / 2]).await;
+    while incoming() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(line);
+    let gone = async {
+        while incoming() != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    assert!(server.is_well().await);
+}
