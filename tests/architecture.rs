@@ -71,7 +71,11 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
     ("files", &[], "durable writing knows no results"),
     ("config", &[], "settings are plain values"),
     ("keys", &[], "keys are the wire's"),
-    ("telemetry", &["problem"], "it counts codes"),
+    (
+        "telemetry",
+        &["problem", "report", "engine"],
+        "it counts codes, stages and batches",
+    ),
     (
         "store",
         &["problem", "pipeline", "models"],

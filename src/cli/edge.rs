@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use crate::config::Settings;
-use crate::http::{AccessConfig, HttpConfig, ListenConfig, Metrics, Pace, Tls};
+use crate::http::{AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls};
 use crate::keys::KeyFile;
 use crate::telemetry;
 
@@ -215,9 +215,9 @@ fn http(settings: &Settings, keys: &Arc<KeyFile>) -> Result<HttpConfig, Failure>
             keys: Some(Arc::clone(keys)),
             hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             metrics: if settings.get("metrics_need_key")? {
-                Metrics::NeedKey
+                MetricsAccess::NeedKey
             } else {
-                Metrics::Open
+                MetricsAccess::Open
             },
             key_requests: settings.get::<NonZeroUsize>("key_requests")?.get(),
             key_rate_per_s: settings.get::<NonZeroU32>("key_rate_per_s")?,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use dawson_imaging::nifti::Limits;
-use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, Precision, Runtime};
+use dawson_inference::engine::{
+    DeviceChoice, Engine, EngineConfig, Precision, Runtime, unobserved,
+};
 use dawson_inference::models::{Model, Registry, find_folder};
 use dawson_inference::pipeline::Segmenter;
 
@@ -69,6 +71,7 @@ impl EngineArgs {
             batch: self.batch,
             max_sessions: MAX_SESSIONS,
             queue: QUEUE,
+            observer: unobserved,
         })?;
         Ok(Segmenter::new(engine, Limits::CLINICAL))
     }

@@ -13,6 +13,7 @@ mod doctor;
 mod edge;
 mod engine;
 mod evaluate;
+mod health;
 mod jobs;
 mod keys;
 mod models;
@@ -57,6 +58,8 @@ enum Command {
     Phantom(phantom::Args),
     /// Say what is there, what is missing, and how to mend it
     Doctor(doctor::Args),
+    /// Ask a running service whether it takes work
+    Health(health::Args),
     /// Print the OpenAPI description of the HTTP interface
     Openapi,
     /// Print shell completions
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Openapi => openapi::run(),
         Command::Completions(args) => {
             completions::run(&args, &mut Cli::command());

@@ -11,13 +11,13 @@ use dawson_inference::pipeline::Segmenter;
 use dawson_inference::problem::Code;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use super::edge::Edge;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
 use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, Secret, open_store};
+use crate::telemetry::{Log, LogConfig, Metrics};
 use crate::{files, telemetry};
 
 /// The file that is read if it is there and no other is named.
@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print!("{settings}");
         return Ok(());
     }
-    start_log(&settings)?;
+    let _log = start_log(&settings)?;
     let runtime = runtime()?;
     let served = runtime.block_on(serve(&settings));
     // What still blocks a thread is not waited for longer than this.
@@ -145,30 +145,20 @@ pub(super) fn read_settings(
     )?)
 }
 
-fn start_log(settings: &Settings) -> Result<(), Failure> {
-    let said: String = settings.get("log")?;
-    let filter: EnvFilter = settings.get("log")?;
-    // The audit goes on whatever else is quiet, unless it is named itself.
-    let filter = match "audit=info".parse() {
-        Ok(always) if !said.contains("audit") => filter.add_directive(always),
-        _ => filter,
-    };
-    let format: String = settings.get("log_format")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format.as_str() {
-        "text" => log.init(),
-        "json" => log.json().init(),
-        _ => return Err(settings.wrong("log_format", "must be text or json").into()),
-    }
-    Ok(())
+fn start_log(settings: &Settings) -> Result<Log, Failure> {
+    Log::start(LogConfig {
+        filter: settings.get("log")?,
+        format: settings.get("log_format")?,
+        otlp_endpoint: settings.optional("otlp_endpoint")?,
+    })
+    .map_err(|reason| settings.wrong("otlp_endpoint", reason).into())
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let edge = Edge::open(settings)?;
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
+    let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
     let (registry, segmenter) = open_engine(settings)?;
     let places = Places::of(settings)?;
     let (store, job_files) = open_store(&state, &places)
@@ -188,7 +178,6 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     jobs.recover()
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    let metrics = telemetry::metrics().map_err(|e| Failure::new(Code::Internal, e))?;
     let router = http::router(Arc::clone(&jobs), edge.http.clone(), Some(metrics));
     let listen = edge.listen;
     let listener = TcpListener::bind(listen)
@@ -199,7 +188,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
-    tracing::info!(%address, device = %jobs.segmenter().engine().device, "ready");
+    telemetry::serving(address, jobs.segmenter().engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
@@ -274,6 +263,7 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
         batch: settings.get("batch")?,
         max_sessions: settings.get("max_sessions")?,
         queue: settings.get("patch_queue")?,
+        observer: telemetry::engine,
     })?;
     let limits = Limits {
         max_axis: settings.get("max_axis")?,

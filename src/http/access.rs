@@ -41,7 +41,7 @@ pub struct AccessConfig {
     /// Names under which the service is reached, in lower case; any if empty.
     pub hosts: Vec<String>,
     /// Whether `/metrics` asks for a key with the scope `read`.
-    pub metrics: Metrics,
+    pub metrics: MetricsAccess,
     /// The most requests of a key that are under way at once.
     pub key_requests: usize,
     /// Requests of a key a second, in the long run …
@@ -52,7 +52,7 @@ pub struct AccessConfig {
 
 /// Who sees the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metrics {
+pub enum MetricsAccess {
     /// Everybody.
     Open,
     /// Those with a key that may read.
@@ -82,7 +82,7 @@ impl Gate {
     /// `description` says what each route asks for.
     pub(super) fn new(config: AccessConfig, description: &utoipa::openapi::OpenApi) -> Self {
         let mut needs = needs(description);
-        if config.metrics == Metrics::NeedKey {
+        if config.metrics == MetricsAccess::NeedKey {
             let path = (Method::GET, "/metrics".to_owned());
             needs.insert(path, Need::OneOf(vec![Scope::Read]));
         }
@@ -363,7 +363,7 @@ mod tests {
         let config = AccessConfig {
             keys: None,
             hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
-            metrics: Metrics::Open,
+            metrics: MetricsAccess::Open,
             key_requests: 1,
             key_rate_per_s: one,
             key_burst: one,

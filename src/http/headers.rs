@@ -7,7 +7,7 @@ use axum::http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, LINK,
     LOCATION, RANGE, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use axum::http::{HeaderValue, Method, Response};
 use axum::middleware::Next;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -16,7 +16,6 @@ use std::time::Duration;
 
 /// The request's id.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The longest id of a request that is taken over.
 const MAX_ID: usize = 128;
 /// Answers are data: a browser that takes one for a page shows nothing and runs nothing.
@@ -47,24 +46,6 @@ pub(super) async fn tidy_id(mut request: Request, next: Next) -> Response<axum::
         headers.remove(REQUEST_ID);
     }
     next.run(request).await
-}
-
-/// Trace and parent of `traceparent` (W3C Trace Context), if it is well formed.
-pub(super) fn trace(headers: &HeaderMap) -> Option<(&str, &str)> {
-    let mut values = headers.get_all(TRACEPARENT).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return None;
-    };
-    let mut fields = value.to_str().ok()?.split('-');
-    let mut hex = |digits: usize| {
-        let field = fields.next()?;
-        let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (field.len() == digits && field.bytes().all(lower)).then_some(field)
-    };
-    let (version, trace, parent, _flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
-    let nothing = |field: &str| field.bytes().all(|b| b == b'0');
-    let known = version == "00" && fields.next().is_none();
-    (known && !nothing(trace) && !nothing(parent)).then_some((trace, parent))
 }
 
 /// Tells browsers to do nothing with an answer but show it.
@@ -129,35 +110,5 @@ impl Predicate for TextOnly {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         let is_text = kind == "text/html" || kind == "application/json" || kind.ends_with("+json");
         is_text && SizeAbove::new(1024).should_compress(response)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_is_taken_over_only_if_it_is_well_formed() {
-        let found = |text: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(TRACEPARENT, HeaderValue::from_static(text));
-            trace(&headers).map(|(trace, parent)| (trace.to_owned(), parent.to_owned()))
-        };
-        let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        assert_eq!(
-            found("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-            Some((trace.to_owned(), parent.to_owned()))
-        );
-        for wrong in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(found(wrong), None, "{wrong}");
-        }
     }
 }

@@ -17,14 +17,13 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access::{AccessConfig, Metrics};
+pub use access::{AccessConfig, MetricsAccess};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderValue;
 use axum::middleware;
 pub use limits::Pace;
 pub use listen::{ListenConfig, serve};
-use metrics_exporter_prometheus::PrometheusHandle;
 pub use options::read_options;
 pub use tls::{Tls, TlsError};
 use tower_http::CompressionLevel;
@@ -41,6 +40,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use self::access::Gate;
 use self::headers::TextOnly;
 use crate::jobs::Jobs;
+use crate::telemetry::Metrics;
 
 /// Limits of requests; those of connections are in [`ListenConfig`].
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ pub struct HttpConfig {
 struct App {
     jobs: Arc<Jobs>,
     config: Arc<HttpConfig>,
-    metrics: Option<PrometheusHandle>,
+    metrics: Option<Metrics>,
 }
 
 #[derive(OpenApi)]
@@ -169,7 +169,7 @@ fn routes() -> OpenApiRouter<App> {
 }
 
 /// The service: everything that it answers.
-pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<PrometheusHandle>) -> Router {
+pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<Metrics>) -> Router {
     let (router, mut description) = routes().split_for_parts();
     describe_layers(&mut description);
     let gate = Arc::new(Gate::new(config.access.clone(), &description));

@@ -17,7 +17,6 @@ use dawson_inference::problem::{Class, Code, Problem, Wrong};
 use tower_http::request_id::RequestId;
 use tracing::Instrument;
 
-use super::headers;
 use crate::{jobs, telemetry};
 
 /// The name of the request's id on the wire.
@@ -160,39 +159,49 @@ pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 
 /// Sees every request and answer.
 pub(super) async fn finish(request: Request, next: Next) -> Response {
+    let method = request.method().as_str();
+    let span =
+        telemetry::request_span(method, route(&request), id(&request), traceparent(&request));
+    answer(request, next).instrument(span).await
+}
+
+/// The template of the address, `unmatched` if there is none.
+fn route(request: &Request) -> &str {
+    let matched = request.extensions().get::<MatchedPath>();
+    matched.map_or("unmatched", MatchedPath::as_str)
+}
+
+fn id(request: &Request) -> &str {
+    let id = request.extensions().get::<RequestId>();
+    id.and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default()
+}
+
+fn traceparent(request: &Request) -> Option<&str> {
+    request.headers().get("traceparent")?.to_str().ok()
+}
+
+async fn answer(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("unmatched", MatchedPath::as_str)
-        .to_owned();
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
-    let span = telemetry::request_span(&id, headers::trace(request.headers()));
-    let mut response = next.run(request).instrument(span.clone()).await;
-    span.in_scope(|| {
-        let failure = response
-            .extensions_mut()
-            .remove::<Failure>()
-            .or_else(|| of_framework(&response));
-        if let Some(failure) = failure {
-            response = write(failure, &response, &id);
-        }
-        let took_s = started.elapsed().as_secs_f64();
-        telemetry::request_answered(
-            method.as_str(),
-            &route,
-            response.status().as_u16(),
-            took_s,
-            &id,
-        );
-        response
-    })
+    let (route, id) = (route(&request).to_owned(), id(&request).to_owned());
+    let mut response = next.run(request).await;
+    let failure = response
+        .extensions_mut()
+        .remove::<Failure>()
+        .or_else(|| of_framework(&response));
+    if let Some(failure) = failure {
+        response = write(failure, &response, &id);
+    }
+    let took_s = started.elapsed().as_secs_f64();
+    telemetry::request_answered(
+        method.as_str(),
+        &route,
+        response.status().as_u16(),
+        took_s,
+        &id,
+    );
+    response
 }
 
 /// The framework's own refusals, which come as plain text or without a body.

@@ -22,6 +22,7 @@ use super::limits::FormRoom;
 use super::options::{Options, WrongOption};
 use super::problem::Failure;
 use crate::store::StoredFile;
+use crate::telemetry;
 
 /// Bytes that the guard wants to see: more than any header packed.
 const GUARD_BYTES: usize = 16 << 10;
@@ -253,6 +254,7 @@ async fn scan(
         file.flush().await.map_err(unwritten)?;
         file.sync_all().await.map_err(unwritten)?;
     }
+    telemetry::part_arrived(name, bytes as u64);
     let stored = StoredFile {
         name: name.to_owned(),
         media_type: "application/octet-stream".to_owned(),

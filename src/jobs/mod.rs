@@ -573,6 +573,17 @@ impl Jobs {
         Ok(self.store.ping().await?)
     }
 
+    /// Brings the figures about the queue up to date, for one who is about to read them.
+    pub async fn measure(&self) {
+        match self.store.waiting().await {
+            Ok(waiting) => {
+                let since_ms = waiting.since.map_or(0, |since| now_ms() - since);
+                telemetry::queue_measured(waiting.jobs, since_ms as f64 / 1000.0);
+            }
+            Err(error) => telemetry::store_failed("measure", &error),
+        }
+    }
+
     /// Whether the service is about to stop.
     #[must_use]
     pub fn is_closing(&self) -> bool {

@@ -11,6 +11,7 @@ use dawson_inference::report::Report;
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::{Advance, Error, Jobs, Kind, Running, end_json, now_ms};
 use crate::store::{Job, JobId, State, StoredProgress};
@@ -53,12 +54,14 @@ impl Jobs {
             let Ok(permit) = permit else { break };
             if let Some(job) = self.take().await {
                 let jobs = Arc::clone(&self);
-                tokio::spawn(async move {
+                let span = telemetry::job_span(job.id, job.attempt);
+                let work = async move {
                     jobs.work(job).await;
                     drop(permit);
                     // What did not fit beside it may fit now.
                     jobs.wake.notify_one();
-                });
+                };
+                tokio::spawn(work.instrument(span));
                 continue;
             }
             drop(permit);
@@ -274,9 +277,11 @@ impl Jobs {
             cancel: Arc::clone(cancel),
         };
         let segmenter = Arc::clone(&self.segmenter);
+        let span = tracing::Span::current();
         let thread = std::thread::Builder::new()
             .name(format!("study-{}", job.id))
             .spawn(move || {
+                let _in_the_job = span.enter();
                 let outcome = task.run(&segmenter, &report);
                 if done.send(outcome).is_err() {
                     tracing::debug!("nobody waits for the study any more");
@@ -364,9 +369,8 @@ impl Jobs {
     async fn publish(&self, job: &Job, artifacts: Vec<Artifact>, report: Report) {
         let (id, attempt) = (job.id, job.attempt);
         match self.try_publish(id, attempt, artifacts).await {
-            Ok(true) => {
-                let t = &report.timings_s;
-                telemetry::job_succeeded(id, t.total, t.network, report.lesions.count);
+            Ok(Some(bytes)) => {
+                telemetry::job_succeeded(id, &report, bytes);
                 self.drop_inputs(id).await;
                 self.drop_results_before(id, attempt).await;
                 let channel = self.hub.channel(id);
@@ -375,7 +379,7 @@ impl Jobs {
                 }
                 self.ended(id, json!({ "state": State::Succeeded.name() }));
             }
-            Ok(false) => {
+            Ok(None) => {
                 telemetry::lease_lost(id, attempt);
                 self.drop_results(id, attempt).await;
             }
@@ -401,19 +405,22 @@ impl Jobs {
         }
     }
 
+    /// Writes results and says so; how many bytes they are, or `None` if the lease is lost.
     async fn try_publish(
         &self,
         id: JobId,
         attempt: i64,
         artifacts: Vec<Artifact>,
-    ) -> Result<bool, crate::store::Error> {
+    ) -> Result<Option<u64>, crate::store::Error> {
         // A result that does not count is not written at all.
         let until = now_ms() + self.lease_ms();
         if !self.store.hold(id, attempt, until, None).await? {
-            return Ok(false);
+            return Ok(None);
         }
         let stored = self.files.write_results(id, attempt, artifacts).await?;
-        self.store.succeed(id, attempt, now_ms(), &stored).await
+        let bytes = stored.iter().map(|file| file.bytes).sum();
+        let counted = self.store.succeed(id, attempt, now_ms(), &stored).await?;
+        Ok(counted.then_some(bytes))
     }
 
     /// Removes results that do not count.

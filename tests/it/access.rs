@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request};
-use dawson::http::{AccessConfig, ListenConfig, Metrics, Tls};
+use dawson::http::{AccessConfig, ListenConfig, MetricsAccess, Tls};
 use dawson::keys::{self, KeyFile, NewKey, Scope};
 use dawson_imaging::study::Contrast;
 use jiff::{SignedDuration, Timestamp};
@@ -383,7 +383,7 @@ async fn metrics_can_be_closed_and_names_can_be_listed() {
     let ring = Ring::new();
     let (reader, _) = ring.key("reader", &[Scope::Read]);
     let service = with(AccessConfig {
-        metrics: Metrics::NeedKey,
+        metrics: MetricsAccess::NeedKey,
         hosts: vec!["scans.example".to_owned()],
         ..ring.access()
     })

@@ -9,14 +9,14 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use dawson::http::{
-    AccessConfig, HttpConfig, ListenConfig, Metrics, Pace, Tls, read_options, router, serve,
+    AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
 };
 use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, open_store};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
 use dawson_imaging::study::Contrast;
-use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig};
+use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, unobserved};
 use dawson_inference::models::Registry;
 use dawson_inference::pipeline::{Asked, Cancel, ContrastFile, Segmentation, Segmenter, Settings};
 use serde_json::Value;
@@ -86,6 +86,7 @@ pub(crate) fn engine_config(device: &str) -> EngineConfig {
         batch: NonZeroUsize::MIN,
         max_sessions: NonZeroUsize::new(3).unwrap(),
         queue: NonZeroUsize::new(8).unwrap(),
+        observer: unobserved,
     }
 }
 
@@ -243,7 +244,7 @@ pub(crate) fn open_to_all() -> AccessConfig {
     AccessConfig {
         keys: None,
         hosts: Vec::new(),
-        metrics: Metrics::Open,
+        metrics: MetricsAccess::Open,
         key_requests: 100,
         key_rate_per_s: NonZeroU32::new(1000).unwrap(),
         key_burst: NonZeroU32::new(1000).unwrap(),

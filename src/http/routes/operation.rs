@@ -111,6 +111,7 @@ async fn ready(State(app): State<App>) -> Response {
     responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
 )]
 async fn metrics(State(app): State<App>) -> Response {
+    app.jobs.measure().await;
     let text = app.metrics.map(|m| m.render()).unwrap_or_default();
     (
         [(

@@ -14,6 +14,7 @@ mod worker;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use device::{Device, DeviceChoice, Precision};
 pub use providers::{Availability, availability};
@@ -38,6 +39,55 @@ pub struct EngineConfig {
     pub max_sessions: NonZeroUsize,
     /// Patches that may wait for the engine; beyond it, callers wait.
     pub queue: NonZeroUsize,
+    /// Who is told what happens; [`unobserved`] if nobody counts.
+    pub observer: Observer,
+}
+
+/// Is told what happens, on the engine's thread: it must not wait.
+pub type Observer = fn(Happening);
+
+/// For an engine that nobody counts.
+pub fn unobserved(_: Happening) {}
+
+/// What happens in the engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Happening {
+    /// A batch was computed.
+    Batch {
+        /// Where.
+        device: Device,
+        /// How many patches shared it.
+        patches: usize,
+        /// Time inside `Session::run`.
+        took: Duration,
+    },
+    /// A session was opened.
+    SessionOpened {
+        /// Where.
+        device: Device,
+    },
+    /// All sessions were closed, to open the one that is needed again.
+    Rebuilt {
+        /// Where.
+        device: Device,
+    },
+    /// Memory did not suffice for a batch.
+    OutOfMemory {
+        /// Where.
+        device: Device,
+    },
+    /// A batch failed for another reason.
+    Failed {
+        /// Where.
+        device: Device,
+    },
+    /// A device failed and another took over.
+    FailedOver {
+        /// The one that failed.
+        from: Device,
+        /// The one that took over.
+        to: Device,
+    },
 }
 
 /// Why the engine cannot do what was asked.

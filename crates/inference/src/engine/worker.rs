@@ -10,7 +10,7 @@ use super::device::{Device, DeviceChoice, Precision};
 use super::providers::{Availability, availability};
 use super::runtime::Runtime;
 use super::session::{Cancel, OpenSession, Run, SessionKey};
-use super::{EngineConfig, Error, Network};
+use super::{EngineConfig, Error, Happening, Network, Observer};
 
 /// One patch to be computed.
 #[derive(Debug)]
@@ -105,6 +105,7 @@ impl Engine {
             batch: config.batch.get(),
             max_sessions: config.max_sessions.get(),
             sessions: VecDeque::new(),
+            observer: config.observer,
         };
         let thread = std::thread::Builder::new()
             .name(format!("engine-{}", device.kind()))
@@ -219,6 +220,7 @@ struct Worker {
     max_sessions: usize,
     /// The most recently used last.
     sessions: VecDeque<OpenSession>,
+    observer: Observer,
 }
 
 impl Worker {
@@ -303,7 +305,18 @@ impl Worker {
             joined.as_slice()
         };
         let cancel = one_study.then(|| Arc::clone(&first.cancel));
-        self.session(&key)?.run(images, cancel.as_deref())
+        let run = self.session(&key)?.run(images, cancel.as_deref())?;
+        (self.observer)(Happening::Batch {
+            device: self.device(),
+            patches: batch.len(),
+            took: run.took,
+        });
+        Ok(run)
+    }
+
+    /// The device in use.
+    fn device(&self) -> Device {
+        self.devices.front().copied().unwrap_or(Device::Cpu)
     }
 
     /// The open session for `key`, opened if need be; the least recently used one is closed first
@@ -319,8 +332,10 @@ impl Worker {
             while self.sessions.len() >= self.max_sessions {
                 self.sessions.pop_front();
             }
-            let device = self.devices.front().copied().unwrap_or(Device::Cpu);
-            OpenSession::open(&self.runtime, device, key.clone(), self.threads)?
+            let device = self.device();
+            let opened = OpenSession::open(&self.runtime, device, key.clone(), self.threads)?;
+            (self.observer)(Happening::SessionOpened { device });
+            opened
         };
         self.sessions.push_back(session);
         self.sessions.back_mut().ok_or(Error::Stopped)
@@ -329,6 +344,12 @@ impl Worker {
     /// What to do about a failed batch of `size` patches, done as far as it concerns the sessions.
     fn recover(&mut self, error: &Error, size: usize) -> Recovery {
         let recovery = Recovery::from(error, size, self.sessions.len(), self.devices.len());
+        let device = self.device();
+        match error {
+            Error::OutOfMemory { .. } => (self.observer)(Happening::OutOfMemory { device }),
+            Error::Cancelled | Error::Stopped => {}
+            _ => (self.observer)(Happening::Failed { device }),
+        }
         match recovery {
             Next::Halve => return Recovery::Halve,
             Next::GiveUp => {
@@ -341,10 +362,12 @@ impl Worker {
                 }
                 return Recovery::GiveUp;
             }
-            Next::Rebuild => {}
+            Next::Rebuild => (self.observer)(Happening::Rebuilt { device }),
             Next::FailOver => {
-                let failed = self.devices.pop_front();
-                tracing::error!(?failed, next = ?self.devices.front(), %error, "the device failed, another takes over");
+                self.devices.pop_front();
+                let (from, to) = (device, self.device());
+                tracing::error!(%from, %to, %error, "the device failed, another takes over");
+                (self.observer)(Happening::FailedOver { from, to });
             }
         }
         self.sessions.clear();

@@ -26,6 +26,8 @@ pub use needs::Needs;
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 use sha2::{Digest, Sha256};
+use tracing::info_span;
+use tracing::span::EnteredSpan;
 
 pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
@@ -215,7 +217,8 @@ fn segment(
     warnings.extend(inferred.warning.clone());
 
     clock.enter(Stage::Restore)?;
-    let (probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
+    let (mut probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
+    to_steps(&mut probability);
 
     clock.enter(Stage::Count)?;
     let rule = CountingRule {
@@ -261,12 +264,25 @@ fn segment(
     })
 }
 
+/// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times
+/// as large.
+const STEPS: f32 = 16384.0;
+
+fn to_steps(probability: &mut Volume<f32>) {
+    let samples = probability.samples_mut();
+    samples
+        .par_iter_mut()
+        .for_each(|p| *p = (*p * STEPS).round() / STEPS);
+}
+
 /// Times the stages and stops between them once the study is no longer wanted.
 struct Clock<'a> {
     progress: &'a mut dyn FnMut(Progress),
     cancel: &'a Arc<Cancel>,
     begun: Instant,
     entered: Vec<(Stage, Instant)>,
+    /// What is logged meanwhile says the stage.
+    span: Option<EnteredSpan>,
 }
 
 impl<'a> Clock<'a> {
@@ -276,6 +292,7 @@ impl<'a> Clock<'a> {
             cancel,
             begun: Instant::now(),
             entered: Vec::new(),
+            span: None,
         }
     }
 
@@ -283,6 +300,9 @@ impl<'a> Clock<'a> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        self.span = None; // The last one ends before the next begins.
+        let name = stage.name();
+        self.span = Some(info_span!("stage", stage = name, otel.name = name).entered());
         self.entered.push((stage, Instant::now()));
         (self.progress)(Progress {
             stage,
