@@ -63,6 +63,7 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
     ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
     ("cli/jobs.rs", &["jobs"]),
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
+    ("cli/jobs.rs", &["config", "jobs"]),
     ("cli/openapi.rs", &["http"]),
 ];
 
