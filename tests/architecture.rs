@@ -61,7 +61,6 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
         &["config", "http", "jobs", "telemetry", "files"],
     ),
     ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
-    ("cli/jobs.rs", &["jobs"]),
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
     ("cli/jobs.rs", &["config", "jobs"]),
     ("cli/openapi.rs", &["http"]),

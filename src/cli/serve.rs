@@ -188,6 +188,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     // Before anybody may know that it runs, it can be stopped in good order.
     let asked = asked_to_stop()?;
+    let fresh = edge.keep_fresh()?;
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.segmenter().engine());
@@ -199,7 +200,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         tracing::info!("stopping: requests and running jobs may go on for their grace times");
         stopping.close();
     };
-    let fresh = tokio::spawn(edge.keep_fresh());
+    let fresh = tokio::spawn(fresh);
     http::serve(listener, edge.tls, router, edge.listening, stop).await;
     fresh.abort();
     runner
