@@ -282,6 +282,11 @@ pub const KEYS: &[Key] = &[
         help: "The most voxels of a scan",
     },
     Key {
+        name: "max_unpacked_bytes",
+        default: "1073741824",
+        help: "The most bytes that a scan's voxels may unpack to",
+    },
+    Key {
         name: "max_wait_s",
         default: "300",
         help: "The longest that Prefer: wait is honoured",

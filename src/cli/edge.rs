@@ -103,27 +103,17 @@ impl Edge {
         Err(settings.wrong("listen", reason).into())
     }
 
-    /// Reads keys again when they change, keys and certificate at SIGHUP; never returns.
-    pub(super) fn keep_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// From now on SIGHUP no longer ends the process. What is returned never ends: it reads keys again
+    /// when they change, keys and certificate at SIGHUP.
+    pub(super) fn keep_fresh(&self) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
         let keys = Arc::clone(&self.keys);
         let tls = self.tls.clone();
-        async move {
-            let hangup = signal(SignalKind::hangup());
-            let mut hangup = match hangup {
-                Ok(hangup) => Some(hangup),
-                Err(error) => {
-                    telemetry::reload_failed("signals", &error);
-                    None
-                }
-            };
+        let mut hangup = signal(SignalKind::hangup()).map_err(|e| {
+            Failure::new(Code::Internal, format!("signals cannot be received: {e}"))
+        })?;
+        Ok(async move {
             let mut look = tokio::time::interval(LOOK);
             loop {
-                let asked = async {
-                    match &mut hangup {
-                        Some(hangup) => hangup.recv().await,
-                        None => std::future::pending().await,
-                    }
-                };
                 tokio::select! {
                     _ = look.tick() => {
                         let keys = Arc::clone(&keys);
@@ -134,7 +124,7 @@ impl Edge {
                             }
                         }).await;
                     }
-                    _ = asked => {
+                    _ = hangup.recv() => {
                         let (keys, tls) = (Arc::clone(&keys), tls.clone());
                         let _read = tokio::task::spawn_blocking(move || {
                             reload_keys(&keys);
@@ -148,7 +138,7 @@ impl Edge {
                     }
                 }
             }
-        }
+        })
     }
 }
 

@@ -188,6 +188,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     // Before anybody may know that it runs, it can be stopped in good order.
     let asked = asked_to_stop()?;
+    let fresh = edge.keep_fresh()?;
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.segmenter().engine());
@@ -199,7 +200,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         tracing::info!("stopping: requests and running jobs may go on for their grace times");
         stopping.close();
     };
-    let fresh = tokio::spawn(edge.keep_fresh());
+    let fresh = tokio::spawn(fresh);
     http::serve(listener, edge.tls, router, edge.listening, stop).await;
     fresh.abort();
     runner
@@ -270,6 +271,7 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
     let limits = Limits {
         max_axis: settings.get("max_axis")?,
         max_voxels: settings.get("max_voxels")?,
+        max_bytes: settings.get("max_unpacked_bytes")?,
     };
     let segmenter = Segmenter::new(engine, limits).with_anatomy(registry.anatomy().cloned());
     let named: String = settings.get("precision")?;

@@ -193,6 +193,8 @@ struct Connection {
     in_flight: AtomicUsize,
     /// Whether it ever sent a whole head.
     served: AtomicBool,
+    /// Whether bytes of an answer wait for the client to take them.
+    stalled: AtomicBool,
     /// Since when nothing is under way.
     idle_since: AtomicU64,
     /// When the first byte of the head came that is not whole yet; 0 for none.
@@ -222,8 +224,16 @@ impl Connection {
         UnderWay(Arc::clone(self))
     }
 
+    /// Whether nothing is under way, to its last byte.
     fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0
+        self.in_flight.load(Ordering::Relaxed) == 0 && !self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// The client takes bytes, or does not.
+    fn stalls(&self, now: bool) {
+        if self.stalled.swap(now, Ordering::Relaxed) && !now {
+            self.idle_since.store(self.now(), Ordering::Relaxed);
+        }
     }
 
     /// Whether it has kept the server waiting for longer than it may.
@@ -285,6 +295,7 @@ impl Server {
             began: self.began,
             in_flight: AtomicUsize::new(0),
             served: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             close: Notify::new(),
@@ -455,6 +466,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        self.connection.stalls(polled.is_pending());
         if polled.is_ready() {
             self.stalled = None;
             return polled;

@@ -116,7 +116,7 @@ fn describe_layers(description: &mut utoipa::openapi::OpenApi) {
         let is_open = !path.starts_with("/v1/");
         let operations = [&mut item.get, &mut item.post, &mut item.delete];
         for operation in operations.into_iter().flatten() {
-            let mut answers = vec![];
+            let mut answers = vec![("503", "overloaded")];
             if !is_open {
                 answers.extend([
                     ("401", "unauthorized"),

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use dawson::config::KEYS;
 use dawson_imaging::study::Contrast;
 use serde_json::{Value, json};
 
@@ -357,4 +358,38 @@ fn printed_settings_hide_what_is_secret() {
         "{shown}"
     );
     assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[test]
+fn the_limits_in_the_documents_are_the_programs() {
+    let text = include_str!("../../docs/security.md");
+    let rows: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter_map(|(name, rest)| Some((name, rest.split_once(" |")?.0)))
+        .filter(|(_, default)| default.bytes().all(|b| b.is_ascii_digit()))
+        .collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for (name, default) in &rows {
+        let key = KEYS.iter().find(|key| key.name == *name);
+        assert_eq!(key.map(|key| key.default), Some(*default), "{name}");
+    }
+    // And every limit of the wire is in the table.
+    let is_limit = |name: &str| {
+        let other = ["max_sessions"];
+        (name.starts_with("max_") || name.starts_with("key_") || name.ends_with("_timeout_s"))
+            && !other.contains(&name)
+    };
+    for key in KEYS.iter().filter(|key| is_limit(key.name)) {
+        assert!(
+            rows.iter().any(|(name, _)| *name == key.name),
+            "{}",
+            key.name
+        );
+    }
+    // Every setting that the page names is one.
+    for word in text.split('`').skip(1).step_by(2) {
+        let looks = word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        assert!(!looks || KEYS.iter().any(|key| key.name == word), "{word}");
+    }
 }

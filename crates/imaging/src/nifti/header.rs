@@ -211,6 +211,16 @@ impl Header {
                 datatype: datatype.name(),
             });
         }
+        let voxels = shape
+            .iter()
+            .fold(1_u64, |all, &n| all.saturating_mul(n as u64));
+        let bytes = voxels.saturating_mul(datatype.bytes() as u64);
+        if bytes > limits.max_bytes as u64 {
+            return Err(Error::TooManyBytes {
+                found: bytes,
+                max: limits.max_bytes,
+            });
+        }
         let (min, max) = (raw.spatial.version.bytes_with_flag(), MAX_EXTENSION_BYTES);
         // A fraction of a byte or a NaN is not an offset either.
         if !(min as f64..=max as f64).contains(&raw.vox_offset) || raw.vox_offset.fract() != 0.0 {
@@ -459,6 +469,15 @@ mod tests {
                 found: 1 << 30,
                 max: 1 << 27
             })
+        );
+        let file = small_file();
+        let tight = Limits {
+            max_bytes: 23,
+            ..Limits::CLINICAL
+        };
+        assert_eq!(
+            Header::read(&file, tight),
+            Err(Error::TooManyBytes { found: 24, max: 23 })
         );
     }
 

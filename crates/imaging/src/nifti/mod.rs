@@ -27,13 +27,16 @@ pub struct Limits {
     pub max_axis: usize,
     /// The most voxels of a scan.
     pub max_voxels: usize,
+    /// The most bytes of its voxels, unpacked.
+    pub max_bytes: usize,
 }
 
 impl Limits {
-    /// What fits any clinical brain scan: 1,024 voxels along an axis, 2²⁷ (134 million) in all.
+    /// What fits any clinical brain scan: 1,024 voxels along an axis, 2²⁷ (134 million) in all, of any type.
     pub const CLINICAL: Self = Self {
         max_axis: 1024,
         max_voxels: 1 << 27,
+        max_bytes: 1 << 30,
     };
 }
 
@@ -90,6 +93,14 @@ pub enum Error {
     #[error("the image has {found} voxels, at most {max} are taken")]
     TooManyVoxels {
         /// Voxels in the header.
+        found: u64,
+        /// The limit.
+        max: usize,
+    },
+    /// More bytes than the limit.
+    #[error("the image unpacks to {found} bytes, at most {max} are taken")]
+    TooManyBytes {
+        /// Bytes by the header.
         found: u64,
         /// The limit.
         max: usize,

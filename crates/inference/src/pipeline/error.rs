@@ -127,7 +127,9 @@ pub fn nifti_code(error: &nifti::Error) -> Code {
         | E::DataOffset { .. }
         | E::Bitpix { .. }
         | E::AxisLength { found: ..=0, .. } => Code::DamagedImage,
-        E::AxisLength { .. } | E::TooManyVoxels { .. } => Code::ImageTooLarge,
+        E::AxisLength { .. } | E::TooManyVoxels { .. } | E::TooManyBytes { .. } => {
+            Code::ImageTooLarge
+        }
         E::OutOfMemory { .. } => Code::OutOfMemory,
 
         E::Quaternion { .. } | E::Affine { .. } => Code::InvalidAffine,
