@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A setting.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,9 @@ pub struct Key {
     pub help: &'static str,
 }
 
+/// Settings whose values are never shown.
+const SECRET: [&str; 2] = ["callback_secret", "database"];
+
 /// Every setting.
 pub const KEYS: &[Key] = &[
     Key {
@@ -31,6 +35,16 @@ pub const KEYS: &[Key] = &[
         name: "state",
         default: "dawson-state",
         help: "Folder for jobs and their files",
+    },
+    Key {
+        name: "database",
+        default: "",
+        help: "Address of a PostgreSQL database that several servers share [default: a file in state]",
+    },
+    Key {
+        name: "artifacts",
+        default: "",
+        help: "Address of an S3 bucket for files that several servers share [default: folders in state]",
     },
     Key {
         name: "models",
@@ -93,6 +107,21 @@ pub const KEYS: &[Key] = &[
         help: "The most jobs that may wait",
     },
     Key {
+        name: "queue_bytes",
+        default: "8589934592",
+        help: "The most bytes of scans that may wait",
+    },
+    Key {
+        name: "memory_budget_bytes",
+        default: "",
+        help: "Memory for studies computed at once [default: three quarters of the machine's]",
+    },
+    Key {
+        name: "min_free_bytes",
+        default: "1073741824",
+        help: "With less disk than this nothing is taken and nothing begun",
+    },
+    Key {
         name: "lease_s",
         default: "30",
         help: "Seconds after which a silent worker is thought dead",
@@ -118,6 +147,106 @@ pub const KEYS: &[Key] = &[
         help: "Seconds that running jobs may go on once the server is to stop",
     },
     Key {
+        name: "keys_file",
+        default: "",
+        help: "The file of API keys [default: keys.toml in the state]; once it is there, callers need one",
+    },
+    Key {
+        name: "tls_cert",
+        default: "",
+        help: "PEM file of the server's certificate and its chain; then HTTPS is spoken",
+    },
+    Key {
+        name: "tls_key",
+        default: "",
+        help: "PEM file of its private key",
+    },
+    Key {
+        name: "behind_proxy",
+        default: "false",
+        help: "A proxy in front speaks TLS, so keys may pass in the clear from there",
+    },
+    Key {
+        name: "hosts",
+        default: "",
+        help: "Names under which the service is reached, separated by commas [default: any]",
+    },
+    Key {
+        name: "cors_origins",
+        default: "",
+        help: "Origins whose pages may ask, separated by commas [default: none]",
+    },
+    Key {
+        name: "metrics_need_key",
+        default: "false",
+        help: "Show /metrics only to keys with the scope read",
+    },
+    Key {
+        name: "key_requests",
+        default: "512",
+        help: "The most requests of a key that are under way at once",
+    },
+    Key {
+        name: "key_rate_per_s",
+        default: "100",
+        help: "Requests of a key a second, in the long run",
+    },
+    Key {
+        name: "key_burst",
+        default: "1000",
+        help: "Requests of a key at once, after a pause",
+    },
+    Key {
+        name: "upload_grace_s",
+        default: "20",
+        help: "Seconds that requests may go on once the server is to stop",
+    },
+    Key {
+        name: "max_connections",
+        default: "1024",
+        help: "The most connections at once; the longest idle makes room",
+    },
+    Key {
+        name: "header_timeout_s",
+        default: "10",
+        help: "Seconds that the head of a request, and a TLS handshake, may take",
+    },
+    Key {
+        name: "idle_timeout_s",
+        default: "60",
+        help: "Seconds that a connection may wait for its next request",
+    },
+    Key {
+        name: "write_timeout_s",
+        default: "60",
+        help: "Seconds that a client may take nothing of its answer",
+    },
+    Key {
+        name: "max_header_bytes",
+        default: "65536",
+        help: "The most bytes of a request's head, at least 8192",
+    },
+    Key {
+        name: "max_headers",
+        default: "100",
+        help: "The most header fields of a request",
+    },
+    Key {
+        name: "max_streams",
+        default: "100",
+        help: "The most requests at once on an HTTP/2 connection",
+    },
+    Key {
+        name: "body_timeout_s",
+        default: "30",
+        help: "Seconds that the server waits for bytes of a body in all, …",
+    },
+    Key {
+        name: "min_body_rate",
+        default: "4096",
+        help: "… and a second longer for each so many bytes that came",
+    },
+    Key {
         name: "max_body_bytes",
         default: "2147483648",
         help: "The most bytes of a submission",
@@ -126,6 +255,21 @@ pub const KEYS: &[Key] = &[
         name: "max_part_bytes",
         default: "1073741824",
         help: "The most bytes of one scan as it is sent",
+    },
+    Key {
+        name: "max_parts",
+        default: "16",
+        help: "The most parts of a submission",
+    },
+    Key {
+        name: "max_part_header_bytes",
+        default: "16384",
+        help: "The most bytes of a part's headers",
+    },
+    Key {
+        name: "max_options_bytes",
+        default: "65536",
+        help: "The most bytes of the options part",
     },
     Key {
         name: "max_axis",
@@ -143,9 +287,19 @@ pub const KEYS: &[Key] = &[
         help: "The longest that Prefer: wait is honoured",
     },
     Key {
+        name: "callback_hosts",
+        default: "",
+        help: "Hosts that may be told of a job's end, host or host:port, separated by commas",
+    },
+    Key {
+        name: "callback_secret",
+        default: "",
+        help: "Key of their signatures, whsec_…; best given by its variable",
+    },
+    Key {
         name: "insecure_no_auth",
         default: "false",
-        help: "Listen beyond this machine although nothing asks who is calling",
+        help: "Listen beyond this machine although callers are not asked who they are, or not in private",
     },
     Key {
         name: "log",
@@ -223,7 +377,7 @@ pub enum Error {
 }
 
 /// Every setting with its value and where it came from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     values: BTreeMap<&'static str, (String, Source)>,
 }
@@ -286,9 +440,14 @@ impl Settings {
         }
         value.parse().map(Some).map_err(|e: T::Err| Error::Value {
             key,
-            value: value.clone(),
+            value: shown(key, value).to_owned(),
             from: from.clone(),
-            reason: e.to_string(),
+            // A parser may quote what it does not understand.
+            reason: if SECRET.contains(&key) {
+                "does not hold".to_owned()
+            } else {
+                e.to_string()
+            },
         })
     }
 
@@ -301,6 +460,14 @@ impl Settings {
             .ok_or_else(|| self.wrong(key, "must not be empty"))
     }
 
+    /// A time in seconds, fractions allowed.
+    ///
+    /// # Errors
+    /// [`Error::Value`]
+    pub fn seconds(&self, key: &'static str) -> Result<Duration, Error> {
+        Duration::try_from_secs_f64(self.get(key)?).map_err(|e| self.wrong(key, e.to_string()))
+    }
+
     /// Says that a value does not hold.
     #[must_use]
     pub fn wrong(&self, key: &'static str, reason: impl Into<String>) -> Error {
@@ -311,7 +478,7 @@ impl Settings {
             .unwrap_or_else(|| (String::new(), Source::Default));
         Error::Value {
             key,
-            value,
+            value: shown(key, &value).to_owned(),
             from,
             reason: reason.into(),
         }
@@ -323,11 +490,26 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for key in KEYS {
             if let Some((value, source)) = self.values.get(key.name) {
-                let quoted = toml::Value::String(value.clone());
+                let quoted = toml::Value::String(shown(key.name, value).to_owned());
                 writeln!(f, "{} = {quoted}  # {source}", key.name)?;
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A value, unless it is a secret.
+fn shown<'a>(key: &str, value: &'a str) -> &'a str {
+    if SECRET.contains(&key) && !value.is_empty() {
+        "(not shown)"
+    } else {
+        value
     }
 }
 
@@ -355,10 +537,11 @@ fn from_file(path: &std::path::Path, text: &str) -> Result<BTreeMap<String, Stri
             let text = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(n) => n.to_string(),
+                toml::Value::Float(n) => n.to_string(),
                 toml::Value::Boolean(b) => b.to_string(),
                 other => {
                     let reason = format!(
-                        "{key} must be a string, a whole number or a truth value, not {}",
+                        "{key} must be a string, a number or a truth value, not {}",
                         other.type_str()
                     );
                     return Err(Error::File {
@@ -412,6 +595,31 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("batch = \"2\"  # dawson.toml"), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_is_shown_nowhere() {
+        for key in SECRET {
+            let found = layered("", &[], &[(key, "canary-7f3a")]).unwrap();
+            let parsed = found.get::<u8>(key).unwrap_err();
+            let said = [
+                found.to_string(),
+                format!("{found:?}"),
+                parsed.to_string(),
+                format!("{parsed:?}"),
+                found.wrong(key, "is not right").to_string(),
+            ];
+            for text in said {
+                assert!(!text.contains("canary"), "{text}");
+                assert!(text.contains("(not shown)"), "{text}");
+            }
+        }
+        // Whatever sounds like a secret is one.
+        let words = ["secret", "password", "token"];
+        for key in KEYS {
+            let sounds = words.iter().any(|word| key.name.contains(word));
+            assert!(!sounds || SECRET.contains(&key.name), "{}", key.name);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 )]
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What a temporary file's name ends with.
@@ -27,6 +28,18 @@ pub enum Existing {
 /// # Errors
 /// The system's, with the file's name in its text.
 pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
+    write_with(path, bytes, existing, 0o666)
+}
+
+/// Writes a file that is whole or not there, and that nobody else may read.
+///
+/// # Errors
+/// The system's, with the file's name in its text.
+pub fn write_private(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
+    write_with(path, bytes, existing, 0o600)
+}
+
+fn write_with(path: &Path, bytes: &[u8], existing: Existing, mode: u32) -> io::Result<()> {
     if existing == Existing::Keep && path.exists() {
         let taken = io::Error::new(io::ErrorKind::AlreadyExists, "the file is there already");
         return Err(named(path, &taken));
@@ -36,6 +49,7 @@ pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
+            .mode(mode)
             .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;

@@ -1,7 +1,7 @@
 //! Dawson, the service and the command line.
 //!
 //! The rooms: [`jobs`] (a job's life), [`store`] (rows and files), [`http`] (the wire), [`cli`] (one
-//! file a command), [`config`], [`telemetry`], [`files`] (durable writing). They meet in
+//! file a command), [`keys`] (who may call), [`config`], [`telemetry`], [`files`] (durable writing). They meet in
 //! `cli/serve.rs`. What is computed stands in the crates `dawson-imaging` and `dawson-inference`.
 
 pub mod cli;
@@ -9,5 +9,6 @@ pub mod config;
 pub mod files;
 pub mod http;
 pub mod jobs;
+pub mod keys;
 pub mod store;
 pub mod telemetry;

@@ -149,6 +149,37 @@ pub fn store_failed(doing: &'static str, error: &crate::store::Error) {
     counter!("dawson_store_failures_total", "doing" => doing).increment(1);
 }
 
+/// A job and everything about it was erased.
+pub fn job_erased(id: JobId) {
+    tracing::info!(job = %id, "job erased");
+    counter!("dawson_jobs_erased_total").increment(1);
+}
+
+/// Files that no row speaks of were removed.
+pub fn strays_swept(uploads: usize, jobs: usize) {
+    tracing::info!(uploads, jobs, "files that no job speaks of were removed");
+    counter!("dawson_strays_swept_total").increment((uploads + jobs) as u64);
+}
+
+/// Nothing is begun because the disk is nearly full.
+pub fn disk_full(error: &dyn std::fmt::Display) {
+    tracing::error!(%error, "nothing is begun");
+    counter!("dawson_disk_full_total").increment(1);
+}
+
+/// A caller was told of a job's end.
+pub fn callback_told(id: JobId, tries: i64) {
+    tracing::info!(job = %id, tries, "callback told");
+    counter!("dawson_callbacks_total", "outcome" => "told").increment(1);
+}
+
+/// A caller could not be told of a job's end.
+pub fn callback_failed(id: JobId, tries: i64, given_up: bool, reason: &str) {
+    tracing::warn!(job = %id, tries, given_up, reason, "callback failed");
+    let outcome = if given_up { "given_up" } else { "failed" };
+    counter!("dawson_callbacks_total", "outcome" => outcome).increment(1);
+}
+
 /// Something happened in the engine. What needs a line is logged there, where the reason is known.
 pub fn engine(happening: Happening) {
     match happening {
@@ -228,4 +259,91 @@ pub fn problem_answered(code: &str, status: u16, inside: Option<&str>, request_i
     if series::is_refusal(status) {
         counter!("dawson_refusals_total", "code" => code.to_owned()).increment(1);
     }
+}
+
+/// So many connections are open.
+pub fn connections_open(count: usize) {
+    gauge!("dawson_http_connections").set(count as f64);
+}
+
+/// As many connections were open as may be, all at work: this one was turned away.
+pub fn connection_refused() {
+    tracing::debug!("connection refused, all are at work");
+    counter!("dawson_http_connections_refused_total").increment(1);
+}
+
+/// The system gives no more connections.
+pub fn accept_failed(error: &std::io::Error) {
+    tracing::error!(%error, "connections cannot be accepted");
+    counter!("dawson_http_accept_failures_total").increment(1);
+}
+
+/// The grace time was over: these connections were closed whatever they did.
+pub fn connections_cut(count: usize) {
+    tracing::warn!(
+        count,
+        "connections were closed before their requests had ended"
+    );
+    counter!("dawson_http_connections_cut_total").increment(count as u64);
+}
+
+/// Who did what to which job, and what came of it. Nothing of its content.
+#[derive(Debug)]
+pub struct Audit<'a> {
+    /// The id of the key.
+    pub who: &'a str,
+    /// Such as `submit`.
+    pub what: &'static str,
+    /// The job.
+    pub job: Option<JobId>,
+    /// The HTTP status.
+    pub status: u16,
+    /// The problem, if it was one.
+    pub code: Option<&'static str>,
+    /// Finds the request's other lines.
+    pub request_id: Option<String>,
+}
+
+/// Something was done that may be asked about later.
+pub fn audit(audit: &Audit<'_>) {
+    let Audit {
+        who,
+        what,
+        job,
+        status,
+        code,
+        request_id,
+    } = audit;
+    let job = job.map(|id| id.to_string());
+    tracing::info!(target: "audit", who, what, job, status, code, request_id, "audit");
+}
+
+/// A key was made or revoked.
+pub fn key_changed(what: &'static str, key: &str) {
+    tracing::info!(target: "audit", who = "operator", what, key, "audit");
+}
+
+/// The operator's files were read again.
+pub fn reloaded(what: &'static str) {
+    tracing::info!(target: "audit", who = "operator", what, "reloaded");
+}
+
+/// The operator's files were to be read again and do not hold: what was read before stays in use.
+pub fn reload_failed(what: &'static str, error: &dyn std::fmt::Display) {
+    tracing::error!(what, %error, "not reloaded, what was read before stays in use");
+}
+
+/// A TLS handshake came to nothing.
+pub fn handshake_failed(reason: &dyn std::fmt::Display) {
+    tracing::debug!(%reason, "handshake failed");
+    counter!("dawson_tls_handshakes_failed_total").increment(1);
+}
+
+/// The system gives fewer file handles than the settings may need.
+pub fn few_handles(got: u64, wanted: u64) {
+    tracing::warn!(
+        got,
+        wanted,
+        "there are fewer file handles than connections may need"
+    );
 }

@@ -32,13 +32,19 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         "rows and files know neither who asks nor what is computed",
     ),
     (
+        "keys",
+        &["files"],
+        "who may call: it knows neither the wire nor what a scope opens",
+    ),
+    (
         "jobs",
         &["store", "files", "telemetry"],
         "a job's life knows nothing of HTTP",
     ),
     (
         "http",
-        &["jobs", "store", "telemetry"],
+        // `files` for certificates, `keys` for who asks.
+        &["jobs", "store", "telemetry", "files", "keys"],
         "handlers only translate, they never compute",
     ),
     (
@@ -54,6 +60,8 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
         "cli/serve.rs",
         &["config", "http", "jobs", "telemetry", "files"],
     ),
+    ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
+    ("cli/keys.rs", &["config", "keys", "telemetry"]),
     ("cli/openapi.rs", &["http"]),
 ];
 
@@ -61,6 +69,7 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
 const INFERENCE: &[(&str, &[&str], &str)] = &[
     ("files", &[], "durable writing knows no results"),
     ("config", &[], "settings are plain values"),
+    ("keys", &[], "keys are the wire's"),
     (
         "telemetry",
         &["problem", "report", "engine"],

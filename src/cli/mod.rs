@@ -10,9 +10,12 @@
 
 mod completions;
 mod doctor;
+mod edge;
 mod engine;
 mod evaluate;
 mod health;
+mod jobs;
+mod keys;
 mod models;
 mod openapi;
 mod phantom;
@@ -47,6 +50,10 @@ enum Command {
     Evaluate(evaluate::Args),
     /// List, check or describe the installed networks
     Models(models::Args),
+    /// Look at, retry or erase the jobs of a service
+    Jobs(jobs::Args),
+    /// Make, list and revoke the keys of a service
+    Keys(keys::Args),
     /// Make a synthetic head with known lesions
     Phantom(phantom::Args),
     /// Say what is there, what is missing, and how to mend it
@@ -119,6 +126,8 @@ pub fn main() -> ExitCode {
         Command::Segment(args) => segment::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Phantom(args) => phantom::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Health(args) => health::run(&args),

@@ -1,5 +1,4 @@
 //! `dawson serve`: the one place where the parts meet.
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +13,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
+use super::edge::Edge;
 use crate::config::{self, KEYS, Settings, flag_name};
-use crate::http::{self, HttpConfig};
-use crate::jobs::{Jobs, JobsConfig, Parts, open_store};
+use crate::http;
+use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, Secret, open_store};
 use crate::telemetry::{Log, LogConfig, Metrics};
 use crate::{files, telemetry};
 
@@ -97,23 +97,34 @@ impl From<config::Error> for Failure {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let settings = read_settings(args)?;
+    let settings = read_settings(args.file.as_ref(), &args.flags)?;
     if args.print {
         print!("{settings}");
         return Ok(());
     }
     let _log = start_log(&settings)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))?;
-    runtime.block_on(serve(&settings))
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(&settings));
+    // What still blocks a thread is not waited for longer than this.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    served
 }
 
-fn read_settings(args: &Args) -> Result<Settings, Failure> {
-    let path = args
-        .file
-        .clone()
+/// What runs the async side of a command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))
+}
+
+/// The settings of a service: of its file, the variables, and what was said here.
+pub(super) fn read_settings(
+    file: Option<&PathBuf>,
+    flags: &[(&'static str, String)],
+) -> Result<Settings, Failure> {
+    let path = file
+        .cloned()
         .or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()));
     let file = path
         .map(|path| {
@@ -122,7 +133,7 @@ fn read_settings(args: &Args) -> Result<Settings, Failure> {
         })
         .transpose()?;
     let flag = |key: &'static str| {
-        args.flags
+        flags
             .iter()
             .find(|(k, _)| *k == key)
             .map(|(_, v)| v.clone())
@@ -144,17 +155,13 @@ fn start_log(settings: &Settings) -> Result<Log, Failure> {
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
-    let listen: SocketAddr = settings.get("listen")?;
-    if !listen.ip().is_loopback() && !settings.get::<bool>("insecure_no_auth")? {
-        let reason = "is reached from other machines, and nothing asks who is calling: put an authenticating proxy on \
-                      this machine in front of 127.0.0.1, or say --insecure-no-auth";
-        return Err(settings.wrong("listen", reason).into());
-    }
+    let edge = Edge::open(settings)?;
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
     let (registry, segmenter) = open_engine(settings)?;
-    let (store, job_files) = open_store(&state)
+    let places = Places::of(settings)?;
+    let (store, job_files) = open_store(&state, &places)
         .await
         .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
     let jobs = Arc::new(Jobs::new(Parts {
@@ -171,26 +178,28 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     jobs.recover()
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    let router = http::router(Arc::clone(&jobs), http_config(settings)?, Some(metrics));
+    let router = http::router(Arc::clone(&jobs), edge.http.clone(), Some(metrics));
+    let listen = edge.listen;
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {listen}: {e}")))?;
     let address = listener
         .local_addr()
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
-    println!("listening on http://{address}");
+    let scheme = if edge.tls.is_some() { "https" } else { "http" };
+    println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.segmenter().engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            asked_to_stop().await;
-            tracing::info!("stopping: running jobs may go on for the grace time");
-            stopping.close();
-        })
-        .await
-        .map_err(|e| Failure::new(Code::Internal, format!("the server failed: {e}")))?;
+    let stop = async move {
+        asked_to_stop().await;
+        tracing::info!("stopping: requests and running jobs may go on for their grace times");
+        stopping.close();
+    };
+    let fresh = tokio::spawn(edge.keep_fresh());
+    http::serve(listener, edge.tls, router, edge.listening, stop).await;
+    fresh.abort();
     runner
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
@@ -273,22 +282,66 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
 }
 
 fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
-    let seconds = |key| Ok::<_, config::Error>(Duration::from_secs(settings.get(key)?));
     Ok(JobsConfig {
         workers: settings.get("workers")?,
         queue: settings.get("queue")?,
-        lease: seconds("lease_s")?.max(Duration::from_secs(1)),
+        queue_bytes: settings.get("queue_bytes")?,
+        memory_budget: settings
+            .optional("memory_budget_bytes")?
+            .unwrap_or_else(|| machine_memory() / 4 * 3),
+        min_free_bytes: settings.get("min_free_bytes")?,
+        lease: settings.seconds("lease_s")?.max(Duration::from_secs(1)),
         retries: settings.get("retries")?,
-        results_ttl: seconds("results_ttl_s")?,
+        results_ttl: settings.seconds("results_ttl_s")?,
         keep_inputs: settings.get("keep_inputs")?,
-        grace: seconds("grace_s")?,
+        grace: settings.seconds("grace_s")?,
+        callbacks: callback_config(settings)?,
     })
 }
 
-fn http_config(settings: &Settings) -> Result<HttpConfig, Failure> {
-    Ok(HttpConfig {
-        max_body_bytes: settings.get("max_body_bytes")?,
-        max_part_bytes: settings.get("max_part_bytes")?,
-        max_wait: Duration::from_secs(settings.get("max_wait_s")?),
-    })
+impl Places {
+    /// Where the settings say that jobs are kept.
+    pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self {
+            database: settings.optional("database")?,
+            artifacts: settings.optional("artifacts")?,
+        })
+    }
+}
+
+fn callback_config(settings: &Settings) -> Result<CallbackConfig, Failure> {
+    let hosts: Option<String> = settings.optional("callback_hosts")?;
+    let hosts: Vec<String> = hosts
+        .iter()
+        .flat_map(|list| list.split(','))
+        .map(|host| host.trim().to_owned())
+        .filter(|host| !host.is_empty())
+        .collect();
+    let secret: Option<String> = settings.optional("callback_secret")?;
+    let secret = match secret {
+        Some(text) => Secret::parse(&text).map_err(|e| settings.wrong("callback_secret", e))?,
+        None if hosts.is_empty() => Secret::default(),
+        None => {
+            let reason = "is needed to sign what callback_hosts are told";
+            return Err(settings.wrong("callback_secret", reason).into());
+        }
+    };
+    Ok(CallbackConfig { hosts, secret })
+}
+
+/// Bytes of memory that this process may use: the machine's, or less if a control group says so.
+fn machine_memory() -> u64 {
+    let read = |path: &str| {
+        let bytes = files::read(std::path::Path::new(path)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib << 10)
+    });
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    let known = [machine, group].into_iter().flatten().min();
+    // Where neither is told, the smallest machine that is of any use is thought of.
+    known.unwrap_or(4 << 30)
 }

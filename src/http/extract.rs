@@ -1,14 +1,62 @@
 //! Parts of a request, refused in our own words.
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use dawson_inference::problem::Code;
 use serde::de::DeserializeOwned;
 
+use super::access::lacks;
 use super::problem::Failure;
+use crate::jobs::Sees;
+use crate::keys::Scope;
 use crate::store::JobId;
+
+/// Who asks. Whatever layer knows puts this into the request's extensions; without one nobody is asked who
+/// they are, and everybody sees everything.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// The id of the API key.
+    pub(super) owner: Option<String>,
+    /// Whose jobs are shown.
+    pub(super) sees: Sees,
+    /// What the key may do; everything if nobody is asked for one.
+    pub(super) scopes: Option<BTreeSet<Scope>>,
+}
+
+impl Caller {
+    /// Nobody was asked who they are.
+    pub(super) fn anybody() -> Self {
+        Self {
+            owner: None,
+            sees: Sees::All,
+            scopes: None,
+        }
+    }
+
+    /// Refuses those whose key may not do that.
+    pub(super) fn must(&self, scope: Scope) -> Result<(), Failure> {
+        let may =
+            |scopes: &BTreeSet<Scope>| scopes.contains(&scope) || scopes.contains(&Scope::Admin);
+        if self.scopes.as_ref().is_none_or(may) {
+            Ok(())
+        } else {
+            Err(lacks(&[scope]))
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let known = parts.extensions.get::<Self>().cloned();
+        Ok(known.unwrap_or_else(Self::anybody))
+    }
+}
 
 /// A job's id from the path; what is no id is no job either.
 pub(super) struct Id(pub(super) JobId);
@@ -57,6 +105,17 @@ pub(super) fn wait(headers: &HeaderMap, most: Duration) -> Option<Duration> {
         .map(|seconds| Duration::from_secs(seconds).min(most))
 }
 
+/// Whether a list of entity tags, as `If-Match` and `If-None-Match` carry it (RFC 9110, 13.1), names this one.
+pub(super) fn matches_any(list: Option<&HeaderValue>, etag: &str) -> bool {
+    let Some(list) = list.and_then(|v| v.to_str().ok()) else {
+        return false;
+    };
+    list.trim() == "*"
+        || list
+            .split(',')
+            .any(|tag| tag.trim().trim_start_matches("W/") == etag)
+}
+
 /// `Idempotency-Key`, at most 255 visible ASCII characters.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(value) = headers.get("idempotency-key") else {
@@ -73,6 +132,14 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entity_tag_is_found_in_a_list() {
+        let list = |text: &'static str| HeaderValue::from_static(text);
+        assert!(matches_any(Some(&list("\"a\", W/\"b\"")), "\"b\""));
+        assert!(matches_any(Some(&list("*")), "\"b\""));
+        assert!(!matches_any(Some(&list("\"a\"")), "\"b\"") && !matches_any(None, "\"b\""));
+    }
 
     #[test]
     fn the_preference_to_wait_is_found_among_others_and_bounded() {

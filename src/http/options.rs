@@ -1,13 +1,30 @@
 //! The options of a request: a JSON object, unknown fields refused.
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
-use dawson_inference::models::Voting;
-use dawson_inference::pipeline::{Asked, Output};
+use dawson_inference::models::{Manifest, Voting};
+use dawson_inference::pipeline::{Asked, Output, Settings};
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
+
+use crate::store::Priority;
 
 /// The longest label.
 const MAX_LABEL: usize = 200;
+/// The most wrong fields that are named.
+const MAX_WRONG: usize = 20;
+
+/// What is wrong with the options.
+#[derive(Debug)]
+pub(super) struct WrongOption {
+    /// The field, if it is one field.
+    pub(super) field: Option<String>,
+    pub(super) reason: String,
+}
+/// The longest address that is called back.
+const MAX_CALLBACK: usize = 2000;
+/// The latest deadline: a week.
+const MAX_DEADLINE_S: u64 = 604_800;
 
 /// What shapes a result. Everything may be left out; the model has defaults.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -37,9 +54,35 @@ pub(super) struct Options {
     precision: Option<PrecisionOption>,
     /// What to make besides the report.
     outputs: Option<Vec<OutputOption>>,
+    /// Whether it goes before others; `urgent` needs a scope of its own where keys are asked for.
+    pub(super) priority: Option<PriorityOption>,
+    /// It is not begun later than so many seconds after it was acknowledged, but fails with `expired`.
+    #[schema(minimum = 1, maximum = 604_800)]
+    pub(super) deadline_s: Option<u64>,
+    /// Where its end is told, by the Standard Webhooks convention; the host must be on the server's list.
+    #[schema(max_length = 2000)]
+    pub(super) callback_url: Option<String>,
     /// The caller's own words, at most 200 characters.
     #[schema(max_length = 200)]
     pub(super) label: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PriorityOption {
+    Urgent,
+    Routine,
+    Batch,
+}
+
+impl From<PriorityOption> for Priority {
+    fn from(option: PriorityOption) -> Self {
+        match option {
+            PriorityOption::Urgent => Self::Urgent,
+            PriorityOption::Routine => Self::Routine,
+            PriorityOption::Batch => Self::Batch,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
@@ -74,17 +117,97 @@ enum OutputOption {
 }
 
 impl Options {
-    /// Reads the text of an options part.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let options: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        if options
-            .label
-            .as_ref()
-            .is_some_and(|l| l.chars().count() > MAX_LABEL)
-        {
-            return Err(format!("label has more than {MAX_LABEL} characters"));
+    /// Reads the text of an options part; every field that is wrong is named.
+    pub(super) fn parse(text: &str) -> Result<Self, Vec<WrongOption>> {
+        let options: Self = serde_json::from_str(text).map_err(|e| each_wrong(text, &e))?;
+        let wrong = options.too_long_or_late();
+        if wrong.is_empty() {
+            Ok(options)
+        } else {
+            Err(wrong)
         }
-        Ok(options)
+    }
+
+    /// What no type says.
+    fn too_long_or_late(&self) -> Vec<WrongOption> {
+        let longer = |text: &Option<String>, most| {
+            text.as_ref()
+                .is_some_and(|text| text.chars().count() > most)
+        };
+        let late = self
+            .deadline_s
+            .filter(|s| !(1..=MAX_DEADLINE_S).contains(s));
+        let checks = [
+            (
+                "label",
+                longer(&self.label, MAX_LABEL)
+                    .then(|| format!("label has more than {MAX_LABEL} characters")),
+            ),
+            (
+                "callback_url",
+                longer(&self.callback_url, MAX_CALLBACK)
+                    .then(|| format!("callback_url has more than {MAX_CALLBACK} characters")),
+            ),
+            (
+                "deadline_s",
+                late.map(|s| format!("deadline_s is {s}, must be 1 to {MAX_DEADLINE_S}")),
+            ),
+        ];
+        checks
+            .into_iter()
+            .filter_map(|(field, reason)| {
+                Some(WrongOption {
+                    field: Some(field.to_owned()),
+                    reason: reason?,
+                })
+            })
+            .collect()
+    }
+
+    /// The fields that are out of their range for a model, each looked at by itself.
+    pub(super) fn out_of_range(&self, manifest: &Manifest) -> Vec<WrongOption> {
+        let asked = self.asked();
+        let nothing = Asked::default;
+        let alone = [
+            (
+                "threshold",
+                Asked {
+                    threshold: asked.threshold,
+                    ..nothing()
+                },
+            ),
+            (
+                "min_lesion_ml",
+                Asked {
+                    min_lesion_ml: asked.min_lesion_ml,
+                    ..nothing()
+                },
+            ),
+            (
+                "overlap",
+                Asked {
+                    overlap: asked.overlap,
+                    ..nothing()
+                },
+            ),
+            (
+                "patch",
+                Asked {
+                    patch: asked.patch,
+                    ..nothing()
+                },
+            ),
+        ];
+        alone
+            .into_iter()
+            .filter_map(|(field, asked)| {
+                let wrong = Settings::resolve(&asked, manifest).err()?;
+                Some(WrongOption {
+                    field: Some(field.to_owned()),
+                    reason: wrong.to_string(),
+                })
+            })
+            .collect()
     }
 
     fn asked(&self) -> Asked {
@@ -122,12 +245,67 @@ impl Options {
     }
 }
 
+/// What is wrong field by field; `whole` if that finds nothing (no JSON, a field twice).
+fn each_wrong(text: &str, whole: &serde_json::Error) -> Vec<WrongOption> {
+    let alone = |reason| {
+        vec![WrongOption {
+            field: None,
+            reason,
+        }]
+    };
+    let fields = match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return alone("must be a JSON object".to_owned()),
+        Err(e) => return alone(format!("no JSON: {e}")),
+    };
+    let wrong: Vec<WrongOption> = fields
+        .into_iter()
+        .filter_map(|(field, value)| {
+            let alone = Value::Object([(field.clone(), value)].into_iter().collect());
+            let error = serde_path_to_error::deserialize::<_, Options>(alone).err()?;
+            Some(WrongOption {
+                field: Some(field.chars().take(60).filter(|c| !c.is_control()).collect()),
+                reason: plainly(&error),
+            })
+        })
+        .take(MAX_WRONG)
+        .collect();
+    if wrong.is_empty() {
+        return alone(whole.to_string());
+    }
+    wrong
+}
+
+/// Which field is wrong, and how, in the words of the form and not of the program.
+fn plainly(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let mut words = error.inner().to_string();
+    for (types, plain) in [
+        ("f32", "a number"),
+        ("f64", "a number"),
+        ("u64", "a whole number"),
+        ("usize", "a whole number"),
+        ("an array of length 3", "three numbers"),
+    ] {
+        words = words.replace(&format!("expected {types}"), &format!("expected {plain}"));
+    }
+    match error.path().to_string().as_str() {
+        "." => words,
+        field if words.contains(field) => words,
+        field => format!("{field}: {words}"),
+    }
+}
+
 /// Reads options as a job's row holds them.
 ///
 /// # Errors
-/// The JSON parser's words about what is wrong.
+/// What is wrong, field by field.
 pub fn read_options(text: &str) -> Result<Asked, String> {
-    Options::parse(text).map(|options| options.asked())
+    Options::parse(text)
+        .map(|options| options.asked())
+        .map_err(|wrong| {
+            let reasons: Vec<String> = wrong.into_iter().map(|w| w.reason).collect();
+            reasons.join("; ")
+        })
 }
 
 #[cfg(test)]
@@ -143,7 +321,23 @@ mod tests {
             kind.contains("sometimes") && kind.contains("single"),
             "{kind}"
         );
+        let number = read_options(r#"{"threshold": "half"}"#).unwrap_err();
+        assert!(
+            number.contains("threshold") && number.contains("expected a number"),
+            "{number}"
+        );
+        assert_eq!(read_options("[]").unwrap_err(), "must be a JSON object");
         assert!(read_options(r#"{"label": 5}"#).is_err());
+        let all = Options::parse(r#"{"treshold": 1, "flips": "no", "overlap": 0.5, "label": 5}"#);
+        let fields: Vec<_> = all
+            .unwrap_err()
+            .into_iter()
+            .filter_map(|w| w.field)
+            .collect();
+        assert_eq!(fields, ["flips", "label", "treshold"]);
+        let twice = Options::parse(r#"{"flips": true, "flips": false}"#).unwrap_err();
+        assert!(twice[0].reason.contains("duplicate field"), "{twice:?}");
+        assert!(read_options(r#"{"deadline_s": 0}"#).is_err());
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::time::Instant;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use dawson_inference::problem::{Class, Code, Problem};
+use dawson_inference::problem::{Class, Code, Problem, Wrong};
 use tower_http::request_id::RequestId;
 use tracing::Instrument;
 
@@ -28,6 +28,8 @@ pub(super) struct Failure {
     problem: Box<Problem>,
     /// When to come again.
     retry_after_s: Option<u64>,
+    /// The part or field that is wrong.
+    at: Option<String>,
     /// For the log only.
     inside: Option<String>,
 }
@@ -37,8 +39,45 @@ impl Failure {
         Self {
             problem: Box::new(Problem::new(code, detail)),
             retry_after_s: None,
+            at: None,
             inside: None,
         }
+    }
+
+    /// Several at once: the first is the problem, and all are listed.
+    pub(super) fn all(failures: Vec<Self>) -> Option<Self> {
+        let errors: Vec<Wrong> = failures
+            .iter()
+            .map(|failure| Wrong {
+                code: failure.problem.code.clone(),
+                detail: failure.problem.detail.clone(),
+                at: failure.at.clone(),
+            })
+            .collect();
+        let mut first = failures.into_iter().next()?;
+        if errors.len() > 1 {
+            first.problem.detail =
+                format!("{} (and {} more)", first.problem.detail, errors.len() - 1);
+            first.problem.errors = errors;
+        }
+        Some(first)
+    }
+
+    /// Says which part or field is wrong.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.at = Some(place.to_owned());
+        self
+    }
+
+    /// Says when to come again.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> Code {
+        Code::parse(&self.problem.code).unwrap_or(Code::Internal)
     }
 
     /// A fault of ours: the client learns that it happened, the log learns what.
@@ -61,7 +100,7 @@ impl From<jobs::Error> for Failure {
         };
         let retry_after_s = match &error {
             jobs::Error::Full { retry_after_s, .. } => Some(*retry_after_s),
-            jobs::Error::Closing => Some(10),
+            jobs::Error::Closing | jobs::Error::DiskFull { .. } => Some(10),
             _ => None,
         };
         let inside = (code.class() != Class::Invalid).then(|| error.to_string());
@@ -205,7 +244,7 @@ fn write(failure: Failure, answered: &Response, id: &str) -> Response {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    for name in [RETRY_AFTER, ALLOW] {
+    for name in [RETRY_AFTER, ALLOW, CONNECTION, WWW_AUTHENTICATE] {
         if let Some(value) = answered.headers().get(&name) {
             response.headers_mut().insert(name, value.clone());
         }

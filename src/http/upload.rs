@@ -1,11 +1,12 @@
 //! A study that arrives: each part is written to the disk and hashed as it passes.
 //!
-//! A part's first bytes are held against the NIfTI guard as soon as they are there, so that what is
-//! no scan ends early and the answer names the part. Nothing is kept of an upload that fails.
+//! A part's first bytes are held against the NIfTI guard as soon as they are there. Once something is
+//! wrong nothing more is written, but the other parts are still looked at, so that the answer names all
+//! that is wrong. Nothing is kept of an upload that fails. What a client calls its files is not read.
 use std::path::Path;
 
-use axum::extract::Multipart;
-use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
+use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
 use dawson_imaging::nifti::{Header, Limits};
 use dawson_imaging::study::Contrast;
@@ -17,84 +18,167 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::HttpConfig;
-use super::options::Options;
+use super::limits::FormRoom;
+use super::options::{Options, WrongOption};
 use super::problem::Failure;
 use crate::store::StoredFile;
 use crate::telemetry;
 
-/// The most bytes of the options.
-const MAX_OPTIONS_BYTES: usize = 64 << 10;
-/// The most parts: every contrast and the options, and a few that will be refused by name.
-const MAX_PARTS: usize = 16;
 /// Bytes that the guard wants to see: more than any header packed.
 const GUARD_BYTES: usize = 16 << 10;
 
 /// What has arrived.
 pub(super) struct Arrived {
     pub(super) inputs: Vec<StoredFile>,
+    pub(super) headers: Vec<(Contrast, Header)>,
     pub(super) options: Options,
     /// The options as they were sent.
     pub(super) options_text: String,
 }
 
-/// Takes all parts into `folder`.
+/// A form that is still to be read.
+pub(super) struct Form {
+    parts: Multipart,
+    room: FormRoom,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Form {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let room = request.extensions().get::<FormRoom>().cloned();
+        let parts = Multipart::from_request(request, state)
+            .await
+            .map_err(|e| not_a_form(&e))?;
+        Ok(Self {
+            parts,
+            room: room.unwrap_or_default(),
+        })
+    }
+}
+
+fn not_a_form(rejection: &MultipartRejection) -> Failure {
+    match rejection {
+        MultipartRejection::InvalidBoundary(_) => {
+            let detail = "a study is submitted as multipart/form-data with a boundary";
+            Failure::new(Code::UnsupportedMediaType, detail)
+        }
+        other => Failure::new(Code::MalformedRequest, other.to_string()),
+    }
+}
+
+impl Form {
+    /// The next part; until it is there, its header is bounded.
+    async fn next(&mut self, config: &HttpConfig) -> Result<Option<Field<'_>>, Failure> {
+        self.room.expect_header(config.max_part_header_bytes);
+        let part = self.parts.next_field().await.map_err(|e| broken(&e))?;
+        self.room.expect_content();
+        Ok(part)
+    }
+}
+
+/// Takes all parts into `folder`. What is wrong with a part does not end this: the others are looked
+/// at too, so that the answer names everything.
 pub(super) async fn receive(
-    mut form: Multipart,
+    mut form: Form,
     folder: &Path,
     config: &HttpConfig,
     limits: Limits,
 ) -> Result<Arrived, Failure> {
     let mut inputs: Vec<StoredFile> = Vec::new();
+    let mut headers = Vec::new();
     let mut options: Option<String> = None;
-    let mut parts = 0;
-    while let Some(part) = form.next_field().await.map_err(|e| broken(&e))? {
-        parts += 1;
-        if parts > MAX_PARTS {
-            return Err(Failure::new(
-                Code::UnknownPart,
-                format!("the form has more than {MAX_PARTS} parts"),
-            ));
-        }
+    let mut seen: Vec<String> = Vec::new();
+    let mut wrong: Vec<Failure> = Vec::new();
+    while let Some(part) = form.next(config).await? {
         let name = part.name().unwrap_or_default().to_owned();
-        let twice =
-            inputs.iter().any(|i| i.name == name) || (name == "options" && options.is_some());
-        if twice {
-            return Err(Failure::new(
-                Code::DuplicatePart,
-                format!("part '{name}' was sent twice"),
-            ));
-        }
-        if name == "options" {
-            options = Some(text(part).await?);
-        } else if Contrast::parse(&name).is_some() {
-            inputs.push(scan(part, &name, folder, config, limits).await?);
-        } else {
-            let known: Vec<&str> = Contrast::ALL.iter().map(|c| c.name()).collect();
-            let shown: String = name.chars().take(60).filter(|c| !c.is_control()).collect();
-            let detail = format!(
-                "part '{shown}' is not known; known are {} and options",
-                known.join(", ")
-            );
+        if seen.len() >= config.max_parts {
+            let detail = format!("the form has more than {} parts", config.max_parts);
             return Err(Failure::new(Code::UnknownPart, detail));
         }
+        let twice = seen.contains(&name);
+        seen.push(name.clone());
+        let is_contrast = Contrast::parse(&name).is_some();
+        if name != "options" && !is_contrast {
+            wrong.push(unknown(&name));
+            skip(part, config).await?;
+        } else if twice {
+            let detail = format!("part '{name}' was sent twice");
+            wrong.push(Failure::new(Code::DuplicatePart, detail).at(&name));
+            skip(part, config).await?;
+        } else if is_contrast {
+            // Once something is wrong, nothing is kept.
+            let folder = wrong.is_empty().then_some(folder);
+            match scan(part, &name, folder, config, limits).await? {
+                Ok((file, header)) => {
+                    inputs.push(file);
+                    headers.extend(Contrast::parse(&name).map(|contrast| (contrast, header)));
+                }
+                Err(failure) => wrong.push(failure.at(&name)),
+            }
+        } else {
+            options = Some(text(part, config).await?);
+        }
     }
-    if !inputs
-        .iter()
-        .any(|input| input.name == Contrast::Flair.name())
-    {
-        return Err(Failure::new(
-            Code::MissingFlair,
-            "the form has no part named flair",
-        ));
+    if !seen.iter().any(|name| name == Contrast::Flair.name()) {
+        let missing = Failure::new(Code::MissingFlair, "the form has no part named flair");
+        wrong.push(missing.at(Contrast::Flair.name()));
     }
     let options_text = options.unwrap_or_else(|| "{}".to_owned());
-    let options = Options::parse(&options_text)
-        .map_err(|reason| Failure::new(Code::InvalidOptions, format!("options: {reason}")))?;
-    Ok(Arrived {
-        inputs,
-        options,
-        options_text,
-    })
+    let options = match Options::parse(&options_text) {
+        Ok(options) => options,
+        Err(reasons) => {
+            wrong.extend(reasons.into_iter().map(invalid_option));
+            Options::default()
+        }
+    };
+    match Failure::all(wrong) {
+        Some(failure) => Err(failure),
+        None => Ok(Arrived {
+            inputs,
+            headers,
+            options,
+            options_text,
+        }),
+    }
+}
+
+/// An option that does not hold.
+pub(super) fn invalid_option(wrong: WrongOption) -> Failure {
+    let failure = Failure::new(Code::InvalidOptions, format!("options: {}", wrong.reason));
+    match wrong.field {
+        Some(field) => failure.at(&format!("options.{field}")),
+        None => failure.at("options"),
+    }
+}
+
+fn unknown(name: &str) -> Failure {
+    let known: Vec<&str> = Contrast::ALL.iter().map(|c| c.name()).collect();
+    let shown: String = name.chars().take(60).filter(|c| !c.is_control()).collect();
+    let detail = format!(
+        "part '{shown}' is not known; known are {} and options",
+        known.join(", ")
+    );
+    Failure::new(Code::UnknownPart, detail).at(&shown)
+}
+
+fn too_large(name: &str, most: usize) -> Failure {
+    let shown: String = name.chars().take(60).filter(|c| !c.is_control()).collect();
+    let detail = format!("part '{shown}' is larger than {most} bytes");
+    Failure::new(Code::BodyTooLarge, detail).at(&shown)
+}
+
+/// Reads a part that is not wanted.
+async fn skip(mut part: Field<'_>, config: &HttpConfig) -> Result<(), Failure> {
+    let name = part.name().unwrap_or_default().to_owned();
+    let mut bytes: usize = 0;
+    while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
+        bytes += chunk.len();
+        if bytes > config.max_part_bytes {
+            return Err(too_large(&name, config.max_part_bytes));
+        }
+    }
+    Ok(())
 }
 
 /// What the multipart parser says.
@@ -107,11 +191,12 @@ fn broken(error: &MultipartError) -> Failure {
     Failure::new(code, error.body_text())
 }
 
-async fn text(mut part: Field<'_>) -> Result<String, Failure> {
+async fn text(mut part: Field<'_>, config: &HttpConfig) -> Result<String, Failure> {
+    let most = config.max_options_bytes;
     let mut bytes = Vec::new();
     while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
-        if bytes.len() + chunk.len() > MAX_OPTIONS_BYTES {
-            let detail = format!("options are larger than {MAX_OPTIONS_BYTES} bytes");
+        if bytes.len() + chunk.len() > most {
+            let detail = format!("options are larger than {most} bytes");
             return Err(Failure::new(Code::InvalidOptions, detail));
         }
         bytes.extend_from_slice(&chunk);
@@ -120,57 +205,67 @@ async fn text(mut part: Field<'_>) -> Result<String, Failure> {
         .map_err(|_| Failure::new(Code::InvalidOptions, "options are not UTF-8"))
 }
 
-/// Writes a scan to the disk, hashes it, and looks at its header on the way.
+/// Writes a scan to the disk if there is a folder, hashes it, and looks at its header on the way. The
+/// inner error is what is wrong with the scan, which is then read to its end.
 async fn scan(
     mut part: Field<'_>,
     name: &str,
-    folder: &Path,
+    folder: Option<&Path>,
     config: &HttpConfig,
     limits: Limits,
-) -> Result<StoredFile, Failure> {
+) -> Result<Result<(StoredFile, Header), Failure>, Failure> {
     let unwritten = |e: std::io::Error| storage(name, &e);
-    let mut file = File::create(folder.join(name)).await.map_err(unwritten)?;
+    let mut file = match folder {
+        Some(folder) => Some(File::create(folder.join(name)).await.map_err(unwritten)?),
+        None => None,
+    };
     let mut hash = Sha256::new();
     let mut bytes: usize = 0;
     let mut head = Vec::with_capacity(GUARD_BYTES);
-    let mut guarded = false;
+    let mut header = None;
     while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
         bytes += chunk.len();
         if bytes > config.max_part_bytes {
-            let detail = format!(
-                "part '{name}' is larger than {} bytes",
-                config.max_part_bytes
-            );
-            return Err(Failure::new(Code::BodyTooLarge, detail));
+            return Err(too_large(name, config.max_part_bytes));
         }
-        if !guarded {
+        if header.is_none() {
             head.extend_from_slice(&chunk[..chunk.len().min(GUARD_BYTES - head.len())]);
             if head.len() >= GUARD_BYTES {
-                guard(&head, name, limits)?;
-                guarded = true;
+                match guard(&head, name, limits) {
+                    Ok(seen) => header = Some(seen),
+                    Err(failure) => {
+                        skip(part, config).await?;
+                        return Ok(Err(failure));
+                    }
+                }
             }
         }
-        hash.update(&chunk);
-        file.write_all(&chunk).await.map_err(unwritten)?;
+        if let Some(file) = &mut file {
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(unwritten)?;
+        }
     }
-    if !guarded {
-        guard(&head, name, limits)?;
+    let header = match header.map_or_else(|| guard(&head, name, limits), Ok) {
+        Ok(header) => header,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    if let Some(file) = &mut file {
+        // The last write may still be under way, and only this tells whether it failed.
+        file.flush().await.map_err(unwritten)?;
+        file.sync_all().await.map_err(unwritten)?;
     }
-    // The last write may still be under way, and only this tells whether it failed.
-    file.flush().await.map_err(unwritten)?;
-    file.sync_all().await.map_err(unwritten)?;
     telemetry::part_arrived(name, bytes as u64);
-    Ok(StoredFile {
+    let stored = StoredFile {
         name: name.to_owned(),
         media_type: "application/octet-stream".to_owned(),
         bytes: bytes as u64,
         sha256: hex(&hash.finalize()),
-    })
+    };
+    Ok(Ok((stored, header)))
 }
 
-fn guard(head: &[u8], name: &str, limits: Limits) -> Result<(), Failure> {
+fn guard(head: &[u8], name: &str, limits: Limits) -> Result<Header, Failure> {
     Header::read(head, limits)
-        .map(|_| ())
         .map_err(|error| Failure::new(nifti_code(&error), format!("{name}: {error}")))
 }
 

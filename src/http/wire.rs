@@ -17,6 +17,8 @@ pub(super) struct JobBody {
     id: String,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     state: &'static str,
+    /// `urgent`, `routine` or `batch`.
+    priority: &'static str,
     /// The caller's own words.
     label: Option<String>,
     /// The network, name@version.
@@ -27,7 +29,9 @@ pub(super) struct JobBody {
     started_at: Option<String>,
     /// When it ended.
     ended_at: Option<String>,
-    /// How far it is, while it runs.
+    /// Not begun after this.
+    deadline_at: Option<String>,
+    /// How far it is, while it runs; not in lists.
     progress: Option<ProgressBody>,
     /// Where it stands, while it waits.
     queue: Option<QueueBody>,
@@ -48,10 +52,10 @@ pub(super) struct ProgressBody {
     done: usize,
     /// Patches in all, 0 outside `infer`.
     total: usize,
-    /// Of the patches, 0 to 1.
+    /// From 0 to 1: of the patches, or of the time that a study of this size takes here.
     fraction: f64,
-    /// Seconds that the remaining patches should take, once one is done.
-    eta_s: Option<f64>,
+    /// Seconds that the rest should take.
+    eta_s: f64,
 }
 
 /// Where a job stands.
@@ -187,6 +191,7 @@ impl JobBody {
         Self::from(JobView {
             job,
             queue: None,
+            advance: None,
             report: None,
         })
     }
@@ -194,34 +199,30 @@ impl JobBody {
 
 impl From<JobView> for JobBody {
     fn from(view: JobView) -> Self {
-        let JobView { job, queue, report } = view;
+        let JobView {
+            job,
+            queue,
+            advance,
+            report,
+        } = view;
         let path = path_of(job.id);
-        let progress = job.progress.filter(|_| !job.state.has_ended()).map(|p| {
-            let fraction = if p.total == 0 {
-                0.0
-            } else {
-                p.done as f64 / p.total as f64
-            };
-            let ran_s = job.started_at.map_or(0.0, |at| {
-                (Timestamp::now().as_millisecond() - at) as f64 / 1000.0
-            });
-            let eta_s = (fraction > 0.0).then(|| ran_s * (1.0 - fraction) / fraction);
-            ProgressBody {
-                stage: p.stage,
-                done: p.done,
-                total: p.total,
-                fraction,
-                eta_s,
-            }
+        let progress = advance.map(|a| ProgressBody {
+            stage: a.stage,
+            done: a.done,
+            total: a.total,
+            fraction: a.fraction,
+            eta_s: a.eta_s,
         });
         Self {
             id: job.id.to_string(),
             state: job.state.name(),
+            priority: job.priority.name(),
             label: job.label,
             model: job.model,
             created_at: time(job.created_at),
             started_at: job.started_at.map(time),
             ended_at: job.ended_at.map(time),
+            deadline_at: job.deadline_at.map(time),
             progress,
             queue: queue.map(|(position, eta_s)| QueueBody { position, eta_s }),
             error: job.error,

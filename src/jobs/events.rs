@@ -126,6 +126,21 @@ impl Hub {
         )
     }
 
+    /// A job's channel, if it is there.
+    #[must_use]
+    pub(super) fn existing(&self, id: JobId) -> Option<Arc<Channel>> {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.get(&id).map(Arc::clone)
+    }
+
+    /// The jobs that have a channel which has not ended.
+    #[must_use]
+    pub(super) fn watched(&self) -> Vec<JobId> {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = channels.iter().filter(|(_, channel)| !channel.has_ended());
+        open.map(|(id, _)| *id).collect()
+    }
+
     /// Forgets the channels that have ended and that nobody watches.
     pub(super) fn sweep(&self) {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);

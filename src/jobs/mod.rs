@@ -1,35 +1,42 @@
 //! A job's life: acknowledged, queued, run, ended, forgotten.
 //!
-//! A job is a row and a folder (see [`crate::store`]). It is acknowledged once both are on the disk.
+//! A job is a row and some files (see [`crate::store`]). It is acknowledged once both are on the disk.
 //! Workers take jobs from the rows; what a worker writes names its attempt. The async side only
 //! keeps books: computing happens on a thread of its own (`runner.rs`).
+mod admission;
+mod callbacks;
+mod desk;
 mod events;
+mod pace;
 mod runner;
 mod sweeper;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+pub use admission::{Submission, Upload};
+pub use callbacks::{CallbackConfig, Secret};
 use dawson_inference::models::{self, Model, Registry};
 use dawson_inference::pipeline::{Asked, Cancel, OutOfRange, Segmenter, Settings, model_code};
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
+pub use desk::Desk;
 pub use events::{Channel, Event, Kind};
+pub use pace::Advance;
+use pace::Pace;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use crate::store::{
-    self, Job, JobFiles, JobId, JobStore, NewJob, Page, State, StoredFile, Submitted,
-};
+use crate::store::{self, JobFiles, JobStore, Leaving, Pieces, StoredFile};
+pub use crate::store::{Job, JobId, Page, State};
 use crate::telemetry;
 
 /// The name of the report among a job's artifacts.
 const REPORT: &str = "report.json";
-/// What a study takes before any was measured.
-const FIRST_GUESS_S: u64 = 10;
 
 /// How jobs are kept and run.
 #[derive(Debug, Clone)]
@@ -38,6 +45,12 @@ pub struct JobsConfig {
     pub workers: usize,
     /// The most jobs that may wait.
     pub queue: usize,
+    /// The most bytes of scans that may wait.
+    pub queue_bytes: u64,
+    /// The memory that studies computed at once may take, by what they are thought to need.
+    pub memory_budget: u64,
+    /// With less disk than this, nothing is taken and nothing begun.
+    pub min_free_bytes: u64,
     /// A worker that writes nothing for so long is thought dead.
     pub lease: Duration,
     /// How often a transient failure is tried again.
@@ -48,16 +61,36 @@ pub struct JobsConfig {
     pub keep_inputs: bool,
     /// How long running jobs may go on once the service is to stop.
     pub grace: Duration,
+    /// Who may be told of a job's end.
+    pub callbacks: CallbackConfig,
 }
 
 /// Turns a job's options, as they were sent, into what they ask for.
 pub type ReadOptions = fn(&str) -> Result<Asked, String>;
 
+/// Whose jobs a caller sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sees {
+    /// Everybody's.
+    All,
+    /// Those of one API key, by its id.
+    Own(String),
+}
+
+impl Sees {
+    fn job(&self, job: &Job) -> bool {
+        match self {
+            Self::All => true,
+            Self::Own(owner) => job.owner.as_ref() == Some(owner),
+        }
+    }
+}
+
 /// Why a request about a job cannot be met.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No such job.
+    /// No such job, or another's: that is not told.
     #[error("there is no job {0}")]
     NotFound(JobId),
     /// The job has ended.
@@ -85,12 +118,42 @@ pub enum Error {
         name: String,
     },
     /// The queue is full.
-    #[error("{waiting} jobs wait, more are not taken; try again in {retry_after_s} s")]
+    #[error(
+        "{jobs} jobs with {bytes} bytes wait, more are not taken; try again in {retry_after_s} s"
+    )]
     Full {
-        /// How many wait.
-        waiting: i64,
+        /// How many jobs wait.
+        jobs: i64,
+        /// How large they are.
+        bytes: i64,
         /// When there should be room.
         retry_after_s: u64,
+    },
+    /// The study needs more memory than all studies together may take.
+    #[error(
+        "the study needs about {needs_mb} MB of memory, and {budget_mb} MB are all that studies may take here"
+    )]
+    TooLarge {
+        /// What it needs.
+        needs_mb: u64,
+        /// What there is.
+        budget_mb: u64,
+    },
+    /// The disk is nearly full.
+    #[error("{free_mb} MB of disk are free, studies are taken again from {wanted_mb} MB on")]
+    DiskFull {
+        /// What is free.
+        free_mb: u64,
+        /// What must be free.
+        wanted_mb: u64,
+    },
+    /// A job that cannot be tried again.
+    #[error("job {id} is not tried again: {reason}")]
+    NotRetried {
+        /// The job.
+        id: JobId,
+        /// Why not.
+        reason: String,
     },
     /// A key that was used for another request.
     #[error("this Idempotency-Key was used for another request")]
@@ -118,14 +181,15 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::NotFound(_) | Self::NoArtifact { .. } => Code::NotFound,
-            Self::Ended { .. } => Code::JobEnded,
+            Self::Ended { .. } | Self::NotRetried { .. } => Code::JobEnded,
             Self::NotReady { .. } => Code::ArtifactNotReady,
             Self::Full { .. } => Code::QueueFull,
+            Self::TooLarge { .. } => Code::StudyTooLarge,
             Self::KeyMismatch => Code::IdempotencyMismatch,
             Self::Closing => Code::ShuttingDown,
             Self::Model(error) => model_code(error),
             Self::Options(_) | Self::Settings(_) => Code::InvalidOptions,
-            Self::Store(_) => Code::StorageFailed,
+            Self::Store(_) | Self::DiskFull { .. } => Code::StorageFailed,
         }
     }
 }
@@ -136,23 +200,6 @@ impl From<store::Error> for Error {
     }
 }
 
-/// A study that has arrived.
-#[derive(Debug)]
-pub struct Submission {
-    /// The folder with its files, named by contrast, synced.
-    pub upload: PathBuf,
-    /// The files.
-    pub inputs: Vec<StoredFile>,
-    /// The caller's own words.
-    pub label: Option<String>,
-    /// The model asked for: name or name@version; the service's if none.
-    pub model: Option<String>,
-    /// The options as they were sent, JSON.
-    pub options: String,
-    /// The caller's key for this request.
-    pub idempotency_key: Option<String>,
-}
-
 /// A job, where it stands in the queue, and what came of it.
 #[derive(Debug)]
 pub struct JobView {
@@ -160,8 +207,19 @@ pub struct JobView {
     pub job: Job,
     /// Jobs before it, and seconds until it should begin, while it waits.
     pub queue: Option<(i64, f64)>,
+    /// How far it is, while it runs.
+    pub advance: Option<Advance>,
     /// The report, once it has succeeded.
     pub report: Option<Report>,
+}
+
+/// An attempt that this process computes.
+#[derive(Debug)]
+struct Running {
+    cancel: Arc<Cancel>,
+    begun: Instant,
+    memory_bytes: i64,
+    voxels: i64,
 }
 
 /// The jobs of this service.
@@ -175,12 +233,15 @@ pub struct Jobs {
     read_options: ReadOptions,
     config: JobsConfig,
     hub: events::Hub,
-    running: Mutex<HashMap<JobId, Arc<Cancel>>>,
+    running: Mutex<HashMap<(JobId, i64), Running>>,
     /// A job was queued.
     wake: Notify,
+    /// A job with a callback has ended.
+    told: Notify,
+    /// Files could not be removed: they are looked for.
+    survey_soon: AtomicBool,
     closing: watch::Sender<bool>,
-    /// A moving mean of what a study takes, in milliseconds.
-    study_ms: AtomicU64,
+    pace: Pace,
     worker: String,
 }
 
@@ -227,8 +288,10 @@ impl Jobs {
             hub: events::Hub::default(),
             running: Mutex::new(HashMap::new()),
             wake: Notify::new(),
+            told: Notify::new(),
+            survey_soon: AtomicBool::new(false),
             closing: watch::Sender::new(false),
-            study_ms: AtomicU64::new(FIRST_GUESS_S * 1000),
+            pace: Pace::default(),
             worker: JobId::new().to_string(),
         }
     }
@@ -255,148 +318,56 @@ impl Jobs {
             .map_err(Error::Model)
     }
 
-    /// A folder for a study that arrives.
-    ///
-    /// # Errors
-    /// [`Error::Closing`], [`Error::Store`]
-    pub async fn new_upload(&self) -> Result<PathBuf, Error> {
-        if self.is_closing() {
-            return Err(Error::Closing);
-        }
-        let files = self.files.clone();
-        blocking(move || files.new_upload()).await
-    }
-
-    /// Removes a study that came to nothing.
-    pub async fn drop_upload(&self, upload: PathBuf) {
-        let dropped = blocking(move || {
-            JobFiles::drop_upload(&upload);
-            Ok(())
-        });
-        if let Err(error) = dropped.await {
-            tracing::error!(%error, "an upload could not be removed");
-        }
-    }
-
-    /// Turns away at once what would only be turned away after its upload.
-    ///
-    /// # Errors
-    /// [`Error::Closing`], [`Error::Full`], [`Error::Store`]
-    pub async fn check_room(&self) -> Result<(), Error> {
-        if self.is_closing() {
-            return Err(Error::Closing);
-        }
-        let waiting = self.store.count(State::Queued).await?;
-        if waiting >= self.queue_limit() {
-            Err(self.full(waiting))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Acknowledges a study: after this it is on the disk, files and row.
-    ///
-    /// # Errors
-    /// [`Error::Model`], [`Error::Settings`], [`Error::Full`], [`Error::KeyMismatch`],
-    /// [`Error::Closing`], [`Error::Store`]; the upload is gone then.
-    pub async fn submit(&self, submission: Submission) -> Result<Job, Error> {
-        let upload = submission.upload.clone();
-        let id = JobId::new();
-        let outcome = self.try_submit(id, submission).await;
-        if !matches!(outcome, Ok(Submitted::Accepted(_))) {
-            self.drop_upload(upload).await;
-            self.erase_files(id).await;
-        }
-        match outcome? {
-            Submitted::Accepted(job) => {
-                telemetry::job_accepted(job.id, job.inputs.len());
-                self.hub
-                    .channel(job.id)
-                    .push(Kind::State, json!({ "state": "queued" }));
-                self.wake.notify_one();
-                Ok(job)
-            }
-            Submitted::Known(job) => Ok(job),
-            Submitted::Mismatch => Err(Error::KeyMismatch),
-            Submitted::Full { waiting } => Err(self.full(waiting)),
-        }
-    }
-
-    async fn try_submit(&self, id: JobId, submission: Submission) -> Result<Submitted, Error> {
-        if self.is_closing() {
-            return Err(Error::Closing);
-        }
-        let model = self.model(submission.model.as_deref())?;
-        // What would fail only once it is run is refused now.
-        self.settings(&submission.options, &model)?;
-        let fingerprint = fingerprint(&submission, &model);
-        let files = self.files.clone();
-        let upload = submission.upload.clone();
-        blocking(move || files.keep_upload(&upload, id)).await?;
-        let new = NewJob {
-            id,
-            label: submission.label,
-            model: model.id(),
-            options: submission.options,
-            inputs: submission.inputs,
-            idempotency_key: submission.idempotency_key,
-            fingerprint,
-            now: now_ms(),
-            queue: self.queue_limit(),
-        };
-        Ok(self.store.submit(new).await?)
-    }
-
-    fn queue_limit(&self) -> i64 {
-        i64::try_from(self.config.queue).unwrap_or(i64::MAX)
-    }
-
-    fn full(&self, waiting: i64) -> Error {
-        // When the first of those that wait has begun, there is room for one more.
-        let retry_after_s = self.study_s() / self.config.workers.max(1) as f64;
-        Error::Full {
-            waiting,
-            retry_after_s: (retry_after_s.ceil() as u64).max(1),
-        }
-    }
-
     /// A job.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`]
-    pub async fn get(&self, id: JobId) -> Result<JobView, Error> {
-        let job = self.row(id).await?;
+    pub async fn get(&self, sees: &Sees, id: JobId) -> Result<JobView, Error> {
+        let job = self.row(sees, id).await?;
         let queue = match job.state {
             State::Queued => {
-                let ahead = self.store.ahead_of(id).await?;
-                let running = self.store.count(State::Running).await?;
-                let rounds = (ahead + running) as f64 / self.config.workers.max(1) as f64;
-                Some((ahead, rounds * self.study_s()))
+                let ahead = self.store.ahead_of(&job).await?;
+                let eta_s = self.seconds_until_room()
+                    + self.pace.seconds(ahead.voxels) / self.config.workers.max(1) as f64;
+                Some((ahead.jobs, eta_s))
             }
+            _ => None,
+        };
+        let advance = match job.state {
+            State::Running => Some(self.pace.advance(&job, now_ms())),
             _ => None,
         };
         let report = match job.state {
-            State::Succeeded => self.report(&job).await?,
+            State::Succeeded => Some(self.report(&job).await?),
             _ => None,
         };
-        Ok(JobView { job, queue, report })
+        Ok(JobView {
+            job,
+            queue,
+            advance,
+            report,
+        })
     }
 
-    async fn row(&self, id: JobId) -> Result<Job, Error> {
-        self.store.get(id).await?.ok_or(Error::NotFound(id))
+    async fn row(&self, sees: &Sees, id: JobId) -> Result<Job, Error> {
+        let row = self.store.get(id).await?;
+        row.filter(|job| sees.job(job)).ok_or(Error::NotFound(id))
     }
 
-    async fn report(&self, job: &Job) -> Result<Option<Report>, Error> {
-        let path = self.files.result(job.id, job.attempt, REPORT);
-        let read = blocking(move || crate::files::read(&path).map_err(store::Error::File)).await;
-        match read {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(Error::Store(store::Error::File(e)))
-                if e.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(None)
+    async fn report(&self, job: &Job) -> Result<Report, Error> {
+        let bytes = self.files.read_result(job.id, job.attempt, REPORT).await;
+        match bytes {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                Error::Store(store::Error::Row {
+                    id: job.id.to_string(),
+                    reason: format!("its report: {e}"),
+                })
+            }),
+            Err(store::Error::File(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Erased between the row and the file.
+                Err(Error::NotFound(job.id))
             }
-            Err(e) => Err(e),
+            Err(e) => Err(Error::Store(e)),
         }
     }
 
@@ -404,16 +375,20 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::Store`]
-    pub async fn list(&self, page: Page) -> Result<Vec<Job>, Error> {
-        Ok(self.store.list(page).await?)
+    pub async fn list(&self, sees: &Sees, page: Page) -> Result<Vec<Job>, Error> {
+        let owner = match sees {
+            Sees::All => page.owner,
+            Sees::Own(owner) => Some(owner.clone()),
+        };
+        Ok(self.store.list(Page { owner, ..page }).await?)
     }
 
     /// Returns once the job has ended, or after `patience`.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`]
-    pub async fn wait(&self, id: JobId, patience: Duration) -> Result<JobView, Error> {
-        let channel = self.watch(id).await?;
+    pub async fn wait(&self, sees: &Sees, id: JobId, patience: Duration) -> Result<JobView, Error> {
+        let channel = self.watch(sees, id).await?;
         let ended = async {
             let mut seen = 0;
             while !channel.has_ended() {
@@ -426,120 +401,168 @@ impl Jobs {
             () = tokio::time::sleep(patience) => {}
             () = self.closed() => {}
         }
-        self.get(id).await
+        self.get(sees, id).await
     }
 
     /// A job's events. Of a job whose events were not seen by this process, its row tells the state.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`]
-    pub async fn watch(&self, id: JobId) -> Result<Arc<Channel>, Error> {
-        let job = self.row(id).await?;
+    pub async fn watch(&self, sees: &Sees, id: JobId) -> Result<Arc<Channel>, Error> {
+        let job = self.row(sees, id).await?;
         let channel = self.hub.channel(id);
         if channel.after(0).is_empty() {
             channel.push(Kind::State, json!({ "state": job.state.name() }));
         }
         // The row is read again: the job may have ended before the channel was there.
-        let job = self.row(id).await?;
+        let job = self.row(sees, id).await?;
         if job.state.has_ended() && !channel.has_ended() {
-            channel.push(Kind::End, json!({ "state": job.state.name() }));
+            channel.push(Kind::End, end_json(&job));
         }
         Ok(channel)
     }
 
-    /// Cancels a job.
+    /// Cancels a job. It is done to its end even if nobody waits for it any more.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Ended`], [`Error::Store`]
-    pub async fn cancel(&self, id: JobId) -> Result<JobView, Error> {
-        let job = self.row(id).await?;
-        if !self.store.cancel(id, now_ms()).await? {
-            let state = self.row(id).await?.state;
-            return Err(Error::Ended { id, state });
-        }
-        self.stop(id);
-        telemetry::job_cancelled(id);
-        let files = self.files.clone();
-        blocking(move || {
-            files.drop_inputs(id);
-            files.drop_results(id, job.attempt);
-            Ok(())
+    pub async fn cancel(self: &Arc<Self>, sees: &Sees, id: JobId) -> Result<JobView, Error> {
+        let (jobs, seen_by) = (Arc::clone(self), sees.clone());
+        to_the_end(async move {
+            jobs.row(&seen_by, id).await?;
+            if !jobs.take_over(id, Leaving::Cancel).await? {
+                // It has ended, or somebody else ends it at this moment.
+                let state = jobs.row(&seen_by, id).await?.state;
+                return if state.has_ended() {
+                    Err(Error::Ended { id, state })
+                } else {
+                    jobs.get(&seen_by, id).await
+                };
+            }
+            jobs.finish_cancel(id).await?;
+            jobs.get(&seen_by, id).await
         })
-        .await?;
-        self.hub
-            .channel(id)
-            .push(Kind::End, json!({ "state": "cancelled" }));
-        self.get(id).await
+        .await
     }
 
-    /// Tells a worker of this process that its job is no longer wanted.
-    fn stop(&self, id: JobId) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cancel) = running.get(&id) {
-            cancel.cancel();
-        }
-    }
-
-    /// Cancels a job if need be and erases everything about it.
+    /// Cancels a job if need be and erases everything about it, even if nobody waits for it any more.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`]
-    pub async fn erase(&self, id: JobId) -> Result<(), Error> {
-        if !self.store.erase(id).await? {
-            return Err(Error::NotFound(id));
+    pub async fn erase(self: &Arc<Self>, sees: &Sees, id: JobId) -> Result<(), Error> {
+        let (jobs, seen_by) = (Arc::clone(self), sees.clone());
+        to_the_end(async move {
+            jobs.row(&seen_by, id).await?;
+            if !jobs.take_over(id, Leaving::Erase).await? {
+                return Err(Error::NotFound(id));
+            }
+            jobs.finish_erase(id).await
+        })
+        .await
+    }
+
+    /// Fences off whoever holds a job; false if there is nothing to take over.
+    async fn take_over(&self, id: JobId, how: Leaving) -> Result<bool, Error> {
+        let until = now_ms() + self.lease_ms();
+        let taken = self.store.leave(id, how, &self.worker, until).await?;
+        if taken.is_some() {
+            self.stop(id);
         }
-        self.stop(id);
-        self.erase_files(id).await;
+        Ok(taken.is_some())
+    }
+
+    /// What is left to do once a job was taken over to be cancelled. If it fails, the sweeper does it.
+    async fn finish_cancel(&self, id: JobId) -> Result<(), Error> {
+        self.files.erase(id).await?;
+        if self.store.cancel(id, now_ms()).await? {
+            telemetry::job_cancelled(id);
+            self.ended(id, json!({ "state": "cancelled" }));
+        }
+        Ok(())
+    }
+
+    /// What is left to do once a job was taken over to be erased. If it fails, the sweeper does it.
+    async fn finish_erase(&self, id: JobId) -> Result<(), Error> {
+        self.files.erase(id).await?;
+        if self.store.erase(id).await? {
+            telemetry::job_erased(id);
+        }
         self.hub.forget(id, json!({ "state": "erased" }));
         Ok(())
     }
 
-    async fn erase_files(&self, id: JobId) {
-        let files = self.files.clone();
-        let erased = blocking(move || {
-            files.erase(id);
-            Ok(())
-        });
-        if let Err(error) = erased.await {
-            tracing::error!(job = %id, %error, "files could not be erased; the sweeper will try again");
+    /// Tells those who watch a job that it has ended.
+    fn ended(&self, id: JobId, end: serde_json::Value) {
+        self.hub.channel(id).push(Kind::End, end);
+        self.told.notify_one();
+    }
+
+    /// Files of a job could not be removed: the sweeper looks for them soon.
+    fn left(&self, id: JobId, what: &'static str, error: &store::Error) {
+        tracing::error!(job = %id, what, %error, "files stay; the sweeper will remove them");
+        self.survey_soon.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the workers of this process that a job is no longer wanted.
+    fn stop(&self, id: JobId) {
+        for ((running, _), attempt) in self.running().iter() {
+            if *running == id {
+                attempt.cancel.cancel();
+            }
         }
     }
 
-    /// The artifacts of a job that has succeeded.
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<(JobId, i64), Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The artifacts of a job that has succeeded, and the attempt that made them.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotReady`], [`Error::Store`]
-    pub async fn artifacts(&self, id: JobId) -> Result<Vec<(StoredFile, PathBuf)>, Error> {
-        let job = self.row(id).await?;
+    pub async fn artifacts(&self, sees: &Sees, id: JobId) -> Result<(Vec<StoredFile>, i64), Error> {
+        let job = self.row(sees, id).await?;
         if job.state != State::Succeeded {
             return Err(Error::NotReady {
                 id,
                 state: job.state,
             });
         }
-        let artifacts = self.store.artifacts(id).await?;
-        Ok(artifacts
-            .into_iter()
-            .map(|artifact| {
-                let path = self.files.result(id, job.attempt, &artifact.name);
-                (artifact, path)
-            })
-            .collect())
+        Ok((self.store.artifacts(id).await?, job.attempt))
     }
 
-    /// One artifact of a job that has succeeded.
+    /// One artifact of a job that has succeeded, and the attempt that made it.
     ///
     /// # Errors
     /// [`Error::NoArtifact`], and as [`Jobs::artifacts`].
-    pub async fn artifact(&self, id: JobId, name: &str) -> Result<(StoredFile, PathBuf), Error> {
-        let artifacts = self.artifacts(id).await?;
-        let found = artifacts
-            .into_iter()
-            .find(|(artifact, _)| artifact.name == name);
-        found.ok_or_else(|| Error::NoArtifact {
-            id,
-            name: name.to_owned(),
-        })
+    pub async fn artifact(
+        &self,
+        sees: &Sees,
+        id: JobId,
+        name: &str,
+    ) -> Result<(StoredFile, i64), Error> {
+        let (artifacts, attempt) = self.artifacts(sees, id).await?;
+        let found = artifacts.into_iter().find(|artifact| artifact.name == name);
+        found
+            .map(|artifact| (artifact, attempt))
+            .ok_or_else(|| Error::NoArtifact {
+                id,
+                name: name.to_owned(),
+            })
+    }
+
+    /// An artifact, or a part of it.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn read_artifact(
+        &self,
+        id: JobId,
+        attempt: i64,
+        name: &str,
+        part: Option<Range<u64>>,
+    ) -> Result<Pieces, Error> {
+        Ok(self.files.stream_result(id, attempt, name, part).await?)
     }
 
     /// Whether the store answers.
@@ -581,40 +604,18 @@ impl Jobs {
         self.closing.send_replace(true);
     }
 
-    fn study_s(&self) -> f64 {
-        self.study_ms.load(Ordering::Relaxed) as f64 / 1000.0
-    }
-
-    /// A fifth of the newest study goes into the mean.
-    fn learn(&self, took: Duration) {
-        let old = self.study_ms.load(Ordering::Relaxed);
-        let new = (old * 4 + u64::try_from(took.as_millis()).unwrap_or(u64::MAX / 8)) / 5;
-        self.study_ms.store(new.max(1), Ordering::Relaxed);
-    }
-
     fn settings(&self, options: &str, model: &Model) -> Result<Settings, Error> {
         let asked = (self.read_options)(options).map_err(Error::Options)?;
         Settings::resolve(&asked, &model.manifest).map_err(Error::Settings)
     }
 }
 
-/// Stands for all that makes one request the same as another.
-fn fingerprint(submission: &Submission, model: &Model) -> String {
-    use sha2::{Digest, Sha256};
-    let mut inputs: Vec<String> = submission
-        .inputs
-        .iter()
-        .map(|f| format!("{} {}", f.name, f.sha256))
-        .collect();
-    inputs.sort();
-    let label = submission.label.as_deref().unwrap_or_default();
-    let all = format!(
-        "{}\n{}\n{label}\n{}",
-        inputs.join("\n"),
-        submission.options,
-        model.id()
-    );
-    models::hex(&Sha256::digest(all.as_bytes()))
+/// What is told of a job's end.
+fn end_json(job: &Job) -> serde_json::Value {
+    match &job.error {
+        Some(error) => json!({ "state": job.state.name(), "error": error }),
+        None => json!({ "state": job.state.name() }),
+    }
 }
 
 /// Milliseconds since 1970.
@@ -625,22 +626,40 @@ fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Runs file work on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
+/// Runs work that must not stop half-way because whoever asked for it has gone.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(Error::Store),
+    match tokio::spawn(work).await {
+        Ok(done) => done,
         Err(e) => Err(Error::Store(store::Error::File(std::io::Error::other(e)))),
     }
 }
 
-/// Opens the store below `state`.
+/// Where jobs are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// A database's address; a file below the state folder if none.
+    pub database: Option<String>,
+    /// A bucket's address; folders below the state folder if none.
+    pub artifacts: Option<String>,
+}
+
+/// Opens the store of the service whose folder is `state`.
 ///
 /// # Errors
 /// [`store::Error`]
-pub async fn open_store(state: &Path) -> Result<(JobStore, JobFiles), store::Error> {
-    let files = JobFiles::open(state)?;
-    let store = JobStore::open(&state.join("dawson.sqlite")).await?;
+pub async fn open_store(
+    state: &Path,
+    places: &Places,
+) -> Result<(JobStore, JobFiles), store::Error> {
+    let files = match &places.artifacts {
+        Some(address) => JobFiles::open_bucket(state, address)?,
+        None => JobFiles::open(state)?,
+    };
+    let store = match &places.database {
+        Some(address) => JobStore::open(address).await?,
+        None => JobStore::open_file(&state.join("dawson.sqlite")).await?,
+    };
     Ok((store, files))
 }

@@ -1,6 +1,6 @@
 //! Workers: take a job, compute it on a thread of its own, keep its lease, write down what came of it.
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dawson_imaging::study::Contrast;
@@ -10,14 +10,17 @@ use dawson_inference::problem::{Class, Code, Problem};
 use dawson_inference::report::Report;
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::{Error, Jobs, Kind, blocking, now_ms};
+use super::{Advance, Error, Jobs, Kind, Running, end_json, now_ms};
 use crate::store::{Job, JobId, State, StoredProgress};
 use crate::telemetry;
 
 /// How long a worker sleeps if nobody wakes it.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often those who watch hear that time passes.
+const TICK: Duration = Duration::from_secs(1);
 /// How often progress is written down at the most.
 const NOTE: Duration = Duration::from_millis(500);
 
@@ -37,7 +40,10 @@ struct Failed {
 impl Jobs {
     /// Runs jobs until [`Jobs::close`]; returns once every worker has let go of its job.
     pub async fn run(self: Arc<Self>) {
-        let sweeper = tokio::spawn(Arc::clone(&self).sweep());
+        let mut beside = JoinSet::new();
+        beside.spawn(Arc::clone(&self).sweep());
+        beside.spawn(Arc::clone(&self).tell_ends());
+        beside.spawn(Arc::clone(&self).hear_changes());
         let free = Arc::new(Semaphore::new(self.config.workers.max(1)));
         let mut closing = self.closing.subscribe();
         while !self.is_closing() {
@@ -52,6 +58,8 @@ impl Jobs {
                 let work = async move {
                     jobs.work(job).await;
                     drop(permit);
+                    // What did not fit beside it may fit now.
+                    jobs.wake.notify_one();
                 };
                 tokio::spawn(work.instrument(span));
                 continue;
@@ -65,7 +73,7 @@ impl Jobs {
             }
         }
         self.wind_down(&free).await;
-        sweeper.abort();
+        beside.shutdown().await;
     }
 
     /// Lets running jobs go on for the grace time, then gives them back to the queue.
@@ -77,38 +85,130 @@ impl Jobs {
         {
             return;
         }
-        for cancel in self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
-            cancel.cancel();
+        for attempt in self.running().values() {
+            attempt.cancel.cancel();
         }
         // Each worker sees the flag after its patch and releases its job.
         let _all_free = free.acquire_many(all).await;
+    }
+
+    /// Hears what other processes do to jobs, until it is aborted; ends at once if there are none.
+    async fn hear_changes(self: Arc<Self>) {
+        loop {
+            match self.store.changes().await {
+                Ok(None) => return,
+                Ok(Some(mut changes)) => loop {
+                    match changes.next().await {
+                        Ok(Some(id)) => {
+                            if let Err(Error::Store(error)) = self.refresh(id).await {
+                                telemetry::store_failed("refresh", &error);
+                            }
+                        }
+                        Ok(None) => {
+                            // The connection was lost for a while: look at all that somebody watches.
+                            for id in self.hub.watched() {
+                                if let Err(Error::Store(error)) = self.refresh(id).await {
+                                    telemetry::store_failed("refresh", &error);
+                                }
+                            }
+                            self.wake.notify_one();
+                        }
+                        Err(error) => {
+                            telemetry::store_failed("listen", &error);
+                            break;
+                        }
+                    }
+                },
+                Err(error) => telemetry::store_failed("listen", &error),
+            }
+            tokio::time::sleep(IDLE).await;
+        }
+    }
+
+    /// Tells those who watch a job here what its row says, and stops what is no longer wanted.
+    async fn refresh(&self, id: JobId) -> Result<(), Error> {
+        let Some(job) = self.store.get(id).await? else {
+            self.stop(id);
+            self.hub.forget(id, json!({ "state": "erased" }));
+            return Ok(());
+        };
+        let mut here = false;
+        for ((running, attempt), work) in self.running().iter() {
+            if *running == id {
+                if *attempt == job.attempt {
+                    here = true;
+                } else {
+                    work.cancel.cancel();
+                }
+            }
+        }
+        if job.state == State::Queued {
+            self.wake.notify_one();
+        }
+        if job.state.has_ended() {
+            self.told.notify_one();
+        }
+        if let Some(channel) = self.hub.existing(id).filter(|_| !here) {
+            match job.state {
+                State::Running if job.progress.is_some() => {
+                    channel.push(
+                        Kind::Progress,
+                        advance_json(&self.pace.advance(&job, now_ms())),
+                    );
+                }
+                state if state.has_ended() => channel.push(Kind::End, end_json(&job)),
+                state => channel.push(
+                    Kind::State,
+                    json!({ "state": state.name(), "attempt": job.attempt }),
+                ),
+            }
+        }
+        Ok(())
     }
 
     async fn take(&self) -> Option<Job> {
         if self.is_closing() {
             return None;
         }
-        let now = now_ms();
-        match self
-            .store
-            .lease(&self.worker, now, now + self.lease_ms())
-            .await
-        {
-            Ok(job) => job,
-            Err(error) => {
-                telemetry::store_failed("lease", &error);
-                None
-            }
+        if let Err(error) = self.check_disk(0) {
+            // What cannot be written down is not begun; it waits until there is room.
+            telemetry::disk_full(&error);
+            return None;
         }
+        let now = now_ms();
+        let budget = i64::try_from(self.config.memory_budget).unwrap_or(i64::MAX);
+        let taken: i64 = self.running().values().map(|r| r.memory_bytes).sum();
+        let leased = self
+            .store
+            .lease(
+                &self.worker,
+                now,
+                now + self.lease_ms(),
+                budget.saturating_sub(taken),
+                budget,
+            )
+            .await;
+        leased.unwrap_or_else(|error| {
+            telemetry::store_failed("lease", &error);
+            None
+        })
     }
 
-    fn lease_ms(&self) -> i64 {
+    pub(super) fn lease_ms(&self) -> i64 {
         i64::try_from(self.config.lease.as_millis()).unwrap_or(i64::MAX / 2)
+    }
+
+    /// Seconds until the first of the studies that run here should end; 0 if there is a free worker.
+    pub(super) fn seconds_until_room(&self) -> f64 {
+        let running = self.running();
+        if running.len() < self.config.workers.max(1) {
+            return 0.0;
+        }
+        running
+            .values()
+            .map(|r| self.pace.seconds(r.voxels) - r.begun.elapsed().as_secs_f64())
+            .fold(f64::INFINITY, f64::min)
+            .max(0.0)
     }
 
     async fn work(&self, job: Job) {
@@ -124,26 +224,32 @@ impl Jobs {
             json!({ "state": "running", "attempt": job.attempt }),
         );
         let cancel = Arc::new(Cancel::default());
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(job.id, Arc::clone(&cancel));
+        let key = (job.id, job.attempt);
+        self.running().insert(
+            key,
+            Running {
+                cancel: Arc::clone(&cancel),
+                begun: started,
+                memory_bytes: job.cost.memory_bytes,
+                voxels: job.cost.voxels,
+            },
+        );
 
         let outcome = match self.compute(&job, &cancel).await {
             Ok((outcome, progress)) => self.attend(&job, outcome, progress, &cancel).await,
             Err(failed) => Some(Err(failed)),
         };
         match outcome {
-            Some(Ok((artifacts, report))) => self.publish(&job, artifacts, report).await,
+            Some(Ok((artifacts, report))) => {
+                self.pace
+                    .learn(job.cost.voxels, started.elapsed().as_secs_f64());
+                self.publish(&job, artifacts, report).await;
+            }
             Some(Err(failed)) => self.give_up(&job, failed).await,
             None => telemetry::lease_lost(job.id, job.attempt),
         }
 
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&job.id);
-        self.learn(started.elapsed());
+        self.running().remove(&key);
         telemetry::job_left(job.id);
     }
 
@@ -186,23 +292,21 @@ impl Jobs {
     }
 
     async fn read_inputs(&self, job: &Job) -> Result<Vec<ContrastFile>, Error> {
-        let (files, id, inputs) = (self.files.clone(), job.id, job.inputs.clone());
-        blocking(move || {
-            inputs
-                .iter()
-                .filter_map(|input| Some((Contrast::parse(&input.name)?, &input.name)))
-                .map(|(contrast, name)| {
-                    Ok(ContrastFile {
-                        contrast,
-                        bytes: files.read_input(id, name)?,
-                    })
-                })
-                .collect()
-        })
-        .await
+        let mut files = Vec::with_capacity(job.inputs.len());
+        for input in &job.inputs {
+            if let Some(contrast) = Contrast::parse(&input.name) {
+                let bytes = self.files.read_input(job.id, &input.name).await?;
+                files.push(ContrastFile {
+                    contrast,
+                    bytes: bytes.into(),
+                });
+            }
+        }
+        Ok(files)
     }
 
-    /// Waits for the thread, keeps the lease meanwhile; `None` if the lease is lost.
+    /// Waits for the thread, keeps the lease meanwhile; `None` if the lease is lost. Either way the
+    /// thread has ended then.
     async fn attend(
         &self,
         job: &Job,
@@ -211,41 +315,49 @@ impl Jobs {
         cancel: &Arc<Cancel>,
     ) -> Option<Outcome> {
         let mut beat = tokio::time::interval(self.config.lease / 3);
+        let mut tick = tokio::time::interval(TICK);
         let mut noted = Instant::now();
+        let mut thread_reports = true;
+        let mut job = job.clone();
         let channel = self.hub.channel(job.id);
         loop {
             let write = tokio::select! {
-                outcome = &mut outcome => {
-                    return Some(outcome.unwrap_or_else(|_| Err(Failed::internal("the study's thread ended without a word"))));
-                }
-                changed = progress.changed() => {
+                outcome = &mut outcome => return Some(outcome.unwrap_or_else(|_| {
+                    Err(Failed::internal("the study's thread ended without a word"))
+                })),
+                changed = progress.changed(), if thread_reports => {
+                    // Without a sender the thread is about to end; its outcome follows.
+                    thread_reports = changed.is_ok();
                     let latest = progress.borrow_and_update().map(stored);
-                    if let Some(latest) = &latest {
-                        channel.push(Kind::Progress, progress_json(latest));
+                    let Some(latest) = latest else { continue };
+                    job.progress = Some(latest.clone());
+                    channel.push(Kind::Progress, advance_json(&self.pace.advance(&job, now_ms())));
+                    if noted.elapsed() < NOTE {
+                        continue;
                     }
-                    if changed.is_err() {
-                        // The thread is about to end; its outcome follows.
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                    (noted.elapsed() >= NOTE).then_some(latest).flatten().map(Some)
+                    Some(latest)
                 }
-                _ = beat.tick() => Some(None),
+                _ = tick.tick() => {
+                    // One look at the whole brain tells nothing until it is done.
+                    if job.progress.is_some() {
+                        channel.push(Kind::Progress, advance_json(&self.pace.advance(&job, now_ms())));
+                    }
+                    continue;
+                }
+                _ = beat.tick() => None,
             };
-            let Some(write) = write else { continue };
             noted = Instant::now();
-            match self
+            let until = now_ms() + self.lease_ms();
+            let held = self
                 .store
-                .hold(
-                    job.id,
-                    job.attempt,
-                    now_ms() + self.lease_ms(),
-                    write.as_ref(),
-                )
-                .await
-            {
+                .hold(job.id, job.attempt, until, write.as_ref())
+                .await;
+            match held {
                 Ok(true) => {}
                 Ok(false) => {
                     cancel.cancel();
+                    // The slot is free once the thread is; what it says no longer matters.
+                    let _lost = outcome.await;
                     return None;
                 }
                 // The lease may still be held: the next beat tells.
@@ -255,43 +367,35 @@ impl Jobs {
     }
 
     async fn publish(&self, job: &Job, artifacts: Vec<Artifact>, report: Report) {
-        let (files, id, attempt) = (self.files.clone(), job.id, job.attempt);
-        let written = blocking(move || files.write_results(id, attempt, &artifacts)).await;
-        let bytes = written
-            .iter()
-            .flatten()
-            .map(|artifact| artifact.bytes)
-            .sum();
-        let published = match written {
-            Ok(stored) => self
-                .store
-                .succeed(id, attempt, now_ms(), &stored)
-                .await
-                .map_err(Error::Store),
-            Err(error) => Err(error),
-        };
-        match published {
-            Ok(true) => {
+        let (id, attempt) = (job.id, job.attempt);
+        match self.try_publish(id, attempt, artifacts).await {
+            Ok(Some(bytes)) => {
                 telemetry::job_succeeded(id, &report, bytes);
-                self.drop_inputs(job).await;
+                self.drop_inputs(id).await;
+                self.drop_results_before(id, attempt).await;
                 let channel = self.hub.channel(id);
                 for warning in &report.warnings {
                     channel.push(Kind::Warning, json!({ "code": warning.code, "detail": warning.detail, "contrast": warning.contrast }));
                 }
-                channel.push(Kind::End, json!({ "state": State::Succeeded.name() }));
+                self.ended(id, json!({ "state": State::Succeeded.name() }));
             }
-            Ok(false) => {
+            Ok(None) => {
                 telemetry::lease_lost(id, attempt);
                 self.drop_results(id, attempt).await;
             }
             Err(error) => {
-                self.drop_results(id, attempt).await;
-                let problem = Box::new(Problem::new(
-                    Code::StorageFailed,
-                    "the results could not be written",
-                ));
+                // Whether the row was written is not known if the answer was lost: then nothing is
+                // removed that it may speak of.
+                let unpublished = self.store.get(id).await;
+                if unpublished.is_ok_and(|row| row.is_none_or(|row| row.state != State::Succeeded))
+                {
+                    self.drop_results(id, attempt).await;
+                }
                 let failed = Failed {
-                    problem,
+                    problem: Box::new(Problem::new(
+                        Code::StorageFailed,
+                        "the results could not be written",
+                    )),
                     code: Code::StorageFailed,
                     stage: None,
                     reason: error.to_string(),
@@ -301,29 +405,45 @@ impl Jobs {
         }
     }
 
+    /// Writes results and says so; how many bytes they are, or `None` if the lease is lost.
+    async fn try_publish(
+        &self,
+        id: JobId,
+        attempt: i64,
+        artifacts: Vec<Artifact>,
+    ) -> Result<Option<u64>, crate::store::Error> {
+        // A result that does not count is not written at all.
+        let until = now_ms() + self.lease_ms();
+        if !self.store.hold(id, attempt, until, None).await? {
+            return Ok(None);
+        }
+        let stored = self.files.write_results(id, attempt, artifacts).await?;
+        let bytes = stored.iter().map(|file| file.bytes).sum();
+        let counted = self.store.succeed(id, attempt, now_ms(), &stored).await?;
+        Ok(counted.then_some(bytes))
+    }
+
     /// Removes results that do not count.
-    async fn drop_results(&self, id: JobId, attempt: i64) {
-        let files = self.files.clone();
-        let dropped = blocking(move || {
-            files.drop_results(id, attempt);
-            Ok(())
-        });
-        if let Err(error) = dropped.await {
-            tracing::error!(job = %id, %error, "results that do not count could not be removed");
+    pub(super) async fn drop_results(&self, id: JobId, attempt: i64) {
+        if let Err(error) = self.files.drop_results(id, attempt).await {
+            self.left(id, "results that do not count", &error);
         }
     }
 
-    async fn drop_inputs(&self, job: &Job) {
+    /// Removes what earlier attempts may have left, of which some were killed while they wrote.
+    async fn drop_results_before(&self, id: JobId, attempt: i64) {
+        for of in 1..attempt {
+            self.drop_results(id, of).await;
+        }
+    }
+
+    /// Removes the scans of a job that has ended.
+    pub(super) async fn drop_inputs(&self, id: JobId) {
         if self.config.keep_inputs {
             return;
         }
-        let (files, id) = (self.files.clone(), job.id);
-        let dropped = blocking(move || {
-            files.drop_inputs(id);
-            Ok(())
-        });
-        if let Err(error) = dropped.await {
-            tracing::error!(job = %id, %error, "scans could not be removed; the sweeper will try again");
+        if let Err(error) = self.files.drop_inputs(id).await {
+            self.left(id, "scans", &error);
         }
     }
 
@@ -376,10 +496,9 @@ impl Jobs {
             .await?
         {
             telemetry::job_failed(job.id, code, reason);
-            self.drop_inputs(job).await;
-            self.hub
-                .channel(job.id)
-                .push(Kind::End, json!({ "state": "failed", "error": problem }));
+            self.drop_inputs(job.id).await;
+            self.drop_results_before(job.id, job.attempt + 1).await;
+            self.ended(job.id, json!({ "state": "failed", "error": problem }));
         } else {
             telemetry::lease_lost(job.id, job.attempt);
         }
@@ -476,11 +595,12 @@ fn stored(progress: Progress) -> StoredProgress {
 }
 
 /// Progress on the wire.
-fn progress_json(progress: &StoredProgress) -> serde_json::Value {
-    let fraction = if progress.total == 0 {
-        0.0
-    } else {
-        progress.done as f64 / progress.total as f64
-    };
-    json!({ "stage": progress.stage, "done": progress.done, "total": progress.total, "fraction": fraction })
+fn advance_json(advance: &Advance) -> serde_json::Value {
+    json!({
+        "stage": advance.stage,
+        "done": advance.done,
+        "total": advance.total,
+        "fraction": advance.fraction,
+        "eta_s": advance.eta_s,
+    })
 }

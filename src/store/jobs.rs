@@ -1,60 +1,44 @@
-//! Rows about jobs, in SQLite (WAL, every commit synced).
+//! Rows about jobs, in SQLite (WAL, every commit synced) or PostgreSQL.
+//!
+//! One text of every statement serves both; where they differ stands in `dialect.rs`.
 //!
 //! A worker holds a *lease*: every write of a worker names the job and the attempt, and changes
 //! nothing if another attempt has begun or the job has ended. So a worker that was thought dead can
-//! neither report progress nor publish. Results become visible by one transaction.
+//! neither report progress nor publish. Results become visible by one transaction. Who cancels or
+//! erases a job takes it over in the same way, and its state changes only once its files are gone.
+//!
+//! A statement that changes rows and returns them is always read to its end: only there SQLite commits,
+//! and who stops at the first row never learns that the commit failed.
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Once;
 use std::time::Duration;
 
 use dawson_inference::problem::Problem;
-use sqlx::Row;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
-};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use sqlx::any::{AnyPoolOptions, AnyRow};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
+use sqlx::{AnyPool, Connection, Row};
 
-use super::{Error, Job, JobId, State, StoredFile, StoredProgress};
+use super::dialect::{CHANNEL, Dialect, VERSION};
+use super::{Cost, Error, Job, JobId, Priority, State, StoredFile, StoredProgress};
 
 /// A job that stopped the server this often is not tried again.
 const MOST_CRASHES: i64 = 3;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY NOT NULL,
-    state TEXT NOT NULL,
-    label TEXT,
-    model TEXT NOT NULL,
-    options TEXT NOT NULL,
-    inputs TEXT NOT NULL,
-    idempotency_key TEXT UNIQUE,
-    fingerprint TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    started_at INTEGER,
-    ended_at INTEGER,
-    not_before INTEGER NOT NULL DEFAULT 0,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    retries INTEGER NOT NULL DEFAULT 0,
-    crashes INTEGER NOT NULL DEFAULT 0,
-    worker TEXT,
-    lease_until INTEGER,
-    progress TEXT,
-    error TEXT
-) STRICT;
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, id);
-CREATE TABLE IF NOT EXISTS artifacts (
-    job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    media_type TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    sha256 TEXT NOT NULL,
-    PRIMARY KEY (job, name)
-) STRICT;
-";
+/// Connections of a process to its database.
+const CONNECTIONS: u32 = 8;
+/// A database that does not answer for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What a path may not hold in an address.
+const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b'?').add(b'#').add(b'%').add(b' ');
 
 /// The rows.
 #[derive(Debug, Clone)]
 pub struct JobStore {
-    pool: SqlitePool,
+    pool: AnyPool,
+    dialect: Dialect,
+    /// Who is told of changes by other processes.
+    listen_at: Option<PgConnectOptions>,
 }
 
 /// A job to be acknowledged.
@@ -62,6 +46,16 @@ pub struct JobStore {
 pub struct NewJob {
     /// Its name; its inputs are stored under it already.
     pub id: JobId,
+    /// The API key of its caller.
+    pub owner: Option<String>,
+    /// Whether it goes before others.
+    pub priority: Priority,
+    /// Not begun after this.
+    pub deadline_at: Option<i64>,
+    /// What it is thought to need.
+    pub cost: Cost,
+    /// Where its end is told.
+    pub callback_url: Option<String>,
     /// The caller's own words.
     pub label: Option<String>,
     /// `name@version`
@@ -76,8 +70,30 @@ pub struct NewJob {
     pub fingerprint: String,
     /// Milliseconds since 1970.
     pub now: i64,
-    /// The most jobs that may wait.
-    pub queue: i64,
+    /// What may wait.
+    pub room: Room,
+}
+
+/// What may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Jobs.
+    pub jobs: i64,
+    /// Bytes of their scans.
+    pub bytes: i64,
+}
+
+/// What waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Jobs.
+    pub jobs: i64,
+    /// Bytes of their scans.
+    pub bytes: i64,
+    /// Voxels that the network has to look at for them.
+    pub voxels: i64,
+    /// When the one that has waited longest was acknowledged.
+    pub since: Option<i64>,
 }
 
 /// What became of a [`NewJob`].
@@ -89,20 +105,26 @@ pub enum Submitted {
     Known(Job),
     /// A job of the same key and another request is there already.
     Mismatch,
-    /// As many jobs wait as may wait.
-    Full {
-        /// How many wait.
-        waiting: i64,
-    },
+    /// As much waits as may wait.
+    Full(Waiting),
 }
 
-/// What waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// Jobs.
-    pub jobs: i64,
-    /// When the one that has waited longest was acknowledged.
-    pub since: Option<i64>,
+/// How a job leaves before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It ends without results.
+    Cancel,
+    /// Nothing of it stays.
+    Erase,
+}
+
+impl Leaving {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Erase => "erase",
+        }
+    }
 }
 
 /// What became of jobs whose worker fell silent.
@@ -115,8 +137,10 @@ pub struct Lapsed {
 }
 
 /// Which jobs are listed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Page {
+    /// Only those of this caller.
+    pub owner: Option<String>,
     /// Only those in this state.
     pub state: Option<State>,
     /// Only those before this one, which was the last of the page before.
@@ -125,25 +149,95 @@ pub struct Page {
     pub limit: i64,
 }
 
+/// A job's end that its caller has not been told yet.
+#[derive(Debug)]
+pub struct Callback {
+    /// The job.
+    pub job: Job,
+    /// How often it was tried, this time included.
+    pub tries: i64,
+}
+
 impl JobStore {
-    /// Opens the database file, made if it is not there.
+    /// Opens a database file, made if it is not there. One process at a time may have it open for work.
     ///
     /// # Errors
-    /// [`Error::Database`]
-    pub async fn open(path: &Path) -> Result<Self, Error> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .connect_with(options)
+    /// [`Error::Database`], [`Error::Unsuitable`]
+    pub async fn open_file(path: &Path) -> Result<Self, Error> {
+        let text = path.to_string_lossy();
+        let path = utf8_percent_encode(&text, NOT_IN_A_PATH);
+        Self::open(&format!("sqlite:{path}?mode=rwc")).await
+    }
+
+    /// Opens a database by its address, `sqlite:FILE` or `postgres://…`.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Unsuitable`]
+    pub async fn open(address: &str) -> Result<Self, Error> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let dialect = Dialect::of(address)?;
+        let listen_at = match dialect {
+            Dialect::Sqlite => None,
+            Dialect::Postgres => Some(address.parse::<PgConnectOptions>()?),
+        };
+        let pool = AnyPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if dialect == Dialect::Sqlite {
+                        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+                                       PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000;";
+                        sqlx::raw_sql(pragmas).execute(connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // Where a commit has failed, a rollback may fail too, and the connection thinks for
+                    // ever that it is in a transaction. The ping waits for a rollback under way.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+            .connect(address)
             .await?;
-        sqlx::raw_sql(SCHEMA).execute(&pool).await?;
-        Ok(Self { pool })
+        let store = Self {
+            pool,
+            dialect,
+            listen_at,
+        };
+        store.make_tables().await?;
+        Ok(store)
+    }
+
+    async fn make_tables(&self) -> Result<(), Error> {
+        let mut transaction = self.pool.begin_with(self.dialect.begin()).await?;
+        if let Some(lock) = self.dialect.one_at_a_time() {
+            sqlx::query(lock).execute(&mut *transaction).await?;
+        }
+        sqlx::raw_sql(self.dialect.schema())
+            .execute(&mut *transaction)
+            .await?;
+        let version: i64 = sqlx::query_scalar("SELECT max(version) FROM dawson_schema")
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        if version == VERSION {
+            Ok(())
+        } else {
+            Err(Error::Unsuitable(format!(
+                "the database has schema version {version}, this program reads {VERSION}"
+            )))
+        }
+    }
+
+    /// Whether other processes may work on the same rows.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.dialect == Dialect::Postgres
     }
 
     /// Writes a job's row, if its key and the queue allow it.
@@ -151,12 +245,18 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.pool.begin_with(self.dialect.begin()).await?;
+        if let Some(lock) = self.dialect.one_at_a_time() {
+            sqlx::query(lock).execute(&mut *transaction).await?;
+        }
         if let Some(key) = &new.idempotency_key {
-            let known = sqlx::query("SELECT * FROM jobs WHERE idempotency_key = ?")
-                .bind(key)
-                .fetch_optional(&mut *transaction)
-                .await?;
+            let known = sqlx::query(
+                "SELECT * FROM jobs WHERE idempotency_key = $1 AND coalesce(owner, '') = $2",
+            )
+            .bind(key.clone())
+            .bind(new.owner.clone().unwrap_or_default())
+            .fetch_optional(&mut *transaction)
+            .await?;
             if let Some(row) = known {
                 let same = row.try_get::<String, _>("fingerprint")? == new.fingerprint;
                 return if same {
@@ -166,24 +266,32 @@ impl JobStore {
                 };
             }
         }
-        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'queued'")
-            .fetch_one(&mut *transaction)
-            .await?;
-        if waiting >= new.queue {
-            return Ok(Submitted::Full { waiting });
+        let waiting = waiting(&sqlx::query(WAITING).fetch_one(&mut *transaction).await?)?;
+        let bytes = waiting.bytes.saturating_add(new.cost.input_bytes);
+        // One alone is always taken: what could never wait is refused before.
+        if waiting.jobs >= new.room.jobs || (waiting.jobs > 0 && bytes > new.room.bytes) {
+            return Ok(Submitted::Full(waiting));
         }
         let row = sqlx::query(
-            "INSERT INTO jobs (id, state, label, model, options, inputs, idempotency_key, fingerprint, created_at)
-             VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?) RETURNING *",
+            "INSERT INTO jobs (id, owner, state, priority, deadline_at, memory_bytes, voxels, input_bytes, label,
+                               model, options, inputs, idempotency_key, fingerprint, created_at, callback_url)
+             VALUES ($1, $2, 'queued', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING *",
         )
         .bind(new.id.to_string())
-        .bind(&new.label)
-        .bind(&new.model)
-        .bind(&new.options)
+        .bind(new.owner)
+        .bind(new.priority.rank())
+        .bind(new.deadline_at)
+        .bind(new.cost.memory_bytes)
+        .bind(new.cost.voxels)
+        .bind(new.cost.input_bytes)
+        .bind(new.label)
+        .bind(new.model)
+        .bind(new.options)
         .bind(json(&new.inputs))
-        .bind(&new.idempotency_key)
-        .bind(&new.fingerprint)
+        .bind(new.idempotency_key)
+        .bind(new.fingerprint)
         .bind(new.now)
+        .bind(new.callback_url)
         .fetch_one(&mut *transaction)
         .await?;
         let accepted = job(&row)?;
@@ -196,10 +304,12 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
     pub async fn get(&self, id: JobId) -> Result<Option<Job>, Error> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(&self.pool)
-            .await?;
+        let row = sqlx::query(
+            "SELECT * FROM jobs WHERE id = $1 AND (leaving IS NULL OR leaving <> 'erase')",
+        )
+        .bind(id.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
         row.map(|row| job(&row)).transpose()
     }
 
@@ -209,24 +319,27 @@ impl JobStore {
     /// [`Error::Database`], [`Error::Row`]
     pub async fn list(&self, page: Page) -> Result<Vec<Job>, Error> {
         let rows = sqlx::query(
-            "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR id < ?2)
-             ORDER BY id DESC LIMIT ?3",
+            "SELECT * FROM jobs
+             WHERE ($1 = '' OR owner = $1) AND ($2 = '' OR state = $2) AND ($3 = '' OR id < $3)
+                   AND (leaving IS NULL OR leaving <> 'erase')
+             ORDER BY id DESC LIMIT $4",
         )
-        .bind(page.state.map(State::name))
-        .bind(page.before.map(|id| id.to_string()))
+        .bind(page.owner.unwrap_or_default())
+        .bind(page.state.map_or("", State::name))
+        .bind(page.before.map(|id| id.to_string()).unwrap_or_default())
         .bind(page.limit)
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(job).collect()
     }
 
-    /// How many jobs are in each state.
+    /// How many jobs are in a state.
     ///
     /// # Errors
     /// [`Error::Database`]
     pub async fn count(&self, state: State) -> Result<i64, Error> {
         let count =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = ?").bind(state.name());
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = $1").bind(state.name());
         Ok(count.fetch_one(&self.pool).await?)
     }
 
@@ -235,45 +348,49 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`]
     pub async fn waiting(&self) -> Result<Waiting, Error> {
-        let row = sqlx::query(
-            "SELECT count(*) AS jobs, min(created_at) AS since FROM jobs WHERE state = 'queued'",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(Waiting {
-            jobs: row.try_get("jobs")?,
-            since: row.try_get("since")?,
-        })
+        waiting(&sqlx::query(WAITING).fetch_one(&self.pool).await?)
     }
 
-    /// How many jobs wait before this one.
+    /// What waits before this job.
     ///
     /// # Errors
     /// [`Error::Database`]
-    pub async fn ahead_of(&self, id: JobId) -> Result<i64, Error> {
-        let ahead =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND id < ?")
-                .bind(id.to_string());
-        Ok(ahead.fetch_one(&self.pool).await?)
+    pub async fn ahead_of(&self, job: &Job) -> Result<Waiting, Error> {
+        let row = sqlx::query(
+            "SELECT count(*) AS jobs, CAST(coalesce(sum(input_bytes), 0) AS BIGINT) AS bytes,
+                    CAST(coalesce(sum(voxels), 0) AS BIGINT) AS voxels, min(created_at) AS since
+             FROM jobs WHERE state = 'queued' AND leaving IS NULL
+                             AND (priority < $1 OR (priority = $1 AND id < $2))",
+        )
+        .bind(job.priority.rank())
+        .bind(job.id.to_string())
+        .fetch_one(&self.pool)
+        .await?;
+        waiting(&row)
     }
 
-    /// Takes the job that has waited longest, for a worker that must write before `until`.
+    /// Takes the job that is next, for a worker that must write before `until`, if it fits into
+    /// `room` bytes; what does not fit into `budget` bytes is for another process.
     ///
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
-    pub async fn lease(&self, worker: &str, now: i64, until: i64) -> Result<Option<Job>, Error> {
-        let row = sqlx::query(
-            "UPDATE jobs SET state = 'running', worker = ?1, lease_until = ?2, attempt = attempt + 1,
-                             started_at = coalesce(started_at, ?3), progress = NULL
-             WHERE id = (SELECT id FROM jobs WHERE state = 'queued' AND not_before <= ?3 ORDER BY id LIMIT 1)
-             RETURNING *",
-        )
-        .bind(worker)
-        .bind(until)
-        .bind(now)
-        .fetch_optional(&self.pool)
-        .await?;
-        row.map(|row| job(&row)).transpose()
+    pub async fn lease(
+        &self,
+        worker: &str,
+        now: i64,
+        until: i64,
+        room: i64,
+        budget: i64,
+    ) -> Result<Option<Job>, Error> {
+        let changed = sqlx::query(self.dialect.lease())
+            .bind(worker.to_owned())
+            .bind(until)
+            .bind(now)
+            .bind(room)
+            .bind(budget)
+            .fetch_all(&self.pool)
+            .await?;
+        changed.first().map(job).transpose()
     }
 
     /// Holds the lease until `until` and writes progress down; false if it is lost.
@@ -287,17 +404,24 @@ impl JobStore {
         until: i64,
         progress: Option<&StoredProgress>,
     ) -> Result<bool, Error> {
-        let held = sqlx::query(
-            "UPDATE jobs SET lease_until = ?3, progress = coalesce(?4, progress)
-             WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
-        )
-        .bind(id.to_string())
-        .bind(attempt)
-        .bind(until)
-        .bind(progress.map(json))
-        .execute(&self.pool)
-        .await?;
-        Ok(held.rows_affected() == 1)
+        // Without progress only the lease is written: nobody is told of that.
+        let held = match progress {
+            Some(progress) => sqlx::query(
+                "UPDATE jobs SET lease_until = $3, progress = $4
+                 WHERE id = $1 AND attempt = $2 AND state = 'running'",
+            )
+            .bind(id.to_string())
+            .bind(attempt)
+            .bind(until)
+            .bind(json(progress)),
+            None => sqlx::query(
+                "UPDATE jobs SET lease_until = $3 WHERE id = $1 AND attempt = $2 AND state = 'running'",
+            )
+            .bind(id.to_string())
+            .bind(attempt)
+            .bind(until),
+        };
+        Ok(held.execute(&self.pool).await?.rows_affected() == 1)
     }
 
     /// Publishes an attempt's results; false if the lease is lost.
@@ -311,10 +435,10 @@ impl JobStore {
         now: i64,
         artifacts: &[StoredFile],
     ) -> Result<bool, Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.pool.begin_with(self.dialect.begin()).await?;
         let ended = sqlx::query(
-            "UPDATE jobs SET state = 'succeeded', ended_at = ?3, worker = NULL, lease_until = NULL
-             WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
+            "UPDATE jobs SET state = 'succeeded', ended_at = $3, worker = NULL, lease_until = NULL
+             WHERE id = $1 AND attempt = $2 AND state = 'running'",
         )
         .bind(id.to_string())
         .bind(attempt)
@@ -325,12 +449,12 @@ impl JobStore {
             return Ok(false);
         }
         for artifact in artifacts {
-            sqlx::query("INSERT INTO artifacts (job, name, media_type, bytes, sha256) VALUES (?, ?, ?, ?, ?)")
+            sqlx::query("INSERT INTO artifacts (job, name, media_type, bytes, sha256) VALUES ($1, $2, $3, $4, $5)")
                 .bind(id.to_string())
-                .bind(&artifact.name)
-                .bind(&artifact.media_type)
+                .bind(artifact.name.clone())
+                .bind(artifact.media_type.clone())
                 .bind(i64::try_from(artifact.bytes).unwrap_or(i64::MAX))
-                .bind(&artifact.sha256)
+                .bind(artifact.sha256.clone())
                 .execute(&mut *transaction)
                 .await?;
         }
@@ -350,8 +474,8 @@ impl JobStore {
         problem: &Problem,
     ) -> Result<bool, Error> {
         let ended = sqlx::query(
-            "UPDATE jobs SET state = 'failed', ended_at = ?3, error = ?4, worker = NULL, lease_until = NULL
-             WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
+            "UPDATE jobs SET state = 'failed', ended_at = $3, error = $4, worker = NULL, lease_until = NULL
+             WHERE id = $1 AND attempt = $2 AND state = 'running'",
         )
         .bind(id.to_string())
         .bind(attempt)
@@ -375,9 +499,9 @@ impl JobStore {
         most: i64,
     ) -> Result<bool, Error> {
         let queued = sqlx::query(
-            "UPDATE jobs SET state = 'queued', not_before = ?3, retries = retries + 1, worker = NULL,
+            "UPDATE jobs SET state = 'queued', not_before = $3, retries = retries + 1, worker = NULL,
                              lease_until = NULL, progress = NULL
-             WHERE id = ?1 AND attempt = ?2 AND state = 'running' AND retries < ?4",
+             WHERE id = $1 AND attempt = $2 AND state = 'running' AND retries < $4",
         )
         .bind(id.to_string())
         .bind(attempt)
@@ -395,7 +519,7 @@ impl JobStore {
     pub async fn release(&self, id: JobId, attempt: i64) -> Result<bool, Error> {
         let queued = sqlx::query(
             "UPDATE jobs SET state = 'queued', worker = NULL, lease_until = NULL, progress = NULL
-             WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
+             WHERE id = $1 AND attempt = $2 AND state = 'running'",
         )
         .bind(id.to_string())
         .bind(attempt)
@@ -404,20 +528,81 @@ impl JobStore {
         Ok(queued.rows_affected() == 1)
     }
 
-    /// Cancels a job that has not ended; false if it has.
+    /// Takes a job over, to cancel it (if it has not ended) or to erase it. Whoever held it has lost it
+    /// then; nobody else takes it before `until`. `None` if there is nothing to take.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Row`]
+    pub async fn leave(
+        &self,
+        id: JobId,
+        how: Leaving,
+        worker: &str,
+        until: i64,
+    ) -> Result<Option<Job>, Error> {
+        let changed = sqlx::query(
+            "UPDATE jobs SET leaving = $2, worker = $3, lease_until = $4, attempt = attempt + 1
+             WHERE id = $1 AND ((leaving IS NULL AND state IN ('queued', 'running'))
+                                OR ($2 = 'erase' AND (leaving IS NULL OR leaving = 'cancel')))
+             RETURNING *",
+        )
+        .bind(id.to_string())
+        .bind(how.name())
+        .bind(worker.to_owned())
+        .bind(until)
+        .fetch_all(&self.pool)
+        .await?;
+        changed.first().map(job).transpose()
+    }
+
+    /// Ends a job that leaves by [`Leaving::Cancel`]; false if it does not.
     ///
     /// # Errors
     /// [`Error::Database`]
     pub async fn cancel(&self, id: JobId, now: i64) -> Result<bool, Error> {
         let ended = sqlx::query(
-            "UPDATE jobs SET state = 'cancelled', ended_at = ?2, worker = NULL, lease_until = NULL
-             WHERE id = ?1 AND state IN ('queued', 'running')",
+            "UPDATE jobs SET state = 'cancelled', ended_at = $2, leaving = NULL, worker = NULL, lease_until = NULL
+             WHERE id = $1 AND leaving = 'cancel'",
         )
         .bind(id.to_string())
         .bind(now)
         .execute(&self.pool)
         .await?;
         Ok(ended.rows_affected() == 1)
+    }
+
+    /// Erases the row of a job that leaves by [`Leaving::Erase`]; false if it does not.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn erase(&self, id: JobId) -> Result<bool, Error> {
+        let erased = sqlx::query("DELETE FROM jobs WHERE id = $1 AND leaving = 'erase'")
+            .bind(id.to_string())
+            .execute(&self.pool)
+            .await?;
+        Ok(erased.rows_affected() == 1)
+    }
+
+    /// Jobs that somebody began to cancel or erase and did not get to the end of.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Row`]
+    pub async fn left_behind(&self, now: i64) -> Result<Vec<(JobId, Leaving)>, Error> {
+        let rows = sqlx::query(
+            "SELECT id, leaving FROM jobs WHERE leaving IS NOT NULL AND lease_until < $1",
+        )
+        .bind(now)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let how = match row.try_get::<String, _>("leaving")?.as_str() {
+                    "cancel" => Leaving::Cancel,
+                    _ => Leaving::Erase,
+                };
+                Ok((id_of(row)?, how))
+            })
+            .collect()
     }
 
     /// Finds running jobs whose lease has lapsed and queues them again, or ends those that have
@@ -428,10 +613,10 @@ impl JobStore {
     pub async fn reclaim(&self, now: i64, problem: &Problem) -> Result<Lapsed, Error> {
         let rows = sqlx::query(
             "UPDATE jobs SET crashes = crashes + 1, worker = NULL, lease_until = NULL, progress = NULL,
-                    state = CASE WHEN crashes + 1 >= ?2 THEN 'failed' ELSE 'queued' END,
-                    ended_at = CASE WHEN crashes + 1 >= ?2 THEN ?1 END,
-                    error = CASE WHEN crashes + 1 >= ?2 THEN ?3 END
-             WHERE state = 'running' AND lease_until < ?1 RETURNING *",
+                    state = CASE WHEN crashes + 1 >= $2 THEN 'failed' ELSE 'queued' END,
+                    ended_at = CASE WHEN crashes + 1 >= $2 THEN $1 END,
+                    error = CASE WHEN crashes + 1 >= $2 THEN $3 END
+             WHERE state = 'running' AND leaving IS NULL AND lease_until < $1 RETURNING *",
         )
         .bind(now)
         .bind(MOST_CRASHES)
@@ -451,12 +636,46 @@ impl JobStore {
         Ok(lapsed)
     }
 
-    /// Ends the leases of a worker that is known to be gone, so that [`JobStore::reclaim`] finds them.
+    /// Ends jobs whose deadline passed while they waited, with `problem`.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Row`]
+    pub async fn expire_waiting(&self, now: i64, problem: &Problem) -> Result<Vec<Job>, Error> {
+        let rows = sqlx::query(
+            "UPDATE jobs SET state = 'failed', ended_at = $1, error = $2
+             WHERE state = 'queued' AND leaving IS NULL AND deadline_at <= $1 RETURNING *",
+        )
+        .bind(now)
+        .bind(json(problem))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(job).collect()
+    }
+
+    /// Puts a job that failed back into the queue, as if it had never been tried; false if it has not
+    /// failed.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn revive(&self, id: JobId) -> Result<bool, Error> {
+        let queued = sqlx::query(
+            "UPDATE jobs SET state = 'queued', ended_at = NULL, error = NULL, crashes = 0, retries = 0,
+                             not_before = 0, deadline_at = NULL, callback_done_at = NULL, callback_tries = 0
+             WHERE id = $1 AND state = 'failed' AND leaving IS NULL",
+        )
+        .bind(id.to_string())
+        .execute(&self.pool)
+        .await?;
+        Ok(queued.rows_affected() == 1)
+    }
+
+    /// Ends the leases of workers that are known to be gone, so that [`JobStore::reclaim`] and
+    /// [`JobStore::left_behind`] find their jobs.
     ///
     /// # Errors
     /// [`Error::Database`]
     pub async fn expire_leases(&self) -> Result<u64, Error> {
-        let lapsed = sqlx::query("UPDATE jobs SET lease_until = 0 WHERE state = 'running'")
+        let lapsed = sqlx::query("UPDATE jobs SET lease_until = 0 WHERE lease_until IS NOT NULL")
             .execute(&self.pool)
             .await?;
         Ok(lapsed.rows_affected())
@@ -467,7 +686,7 @@ impl JobStore {
     /// # Errors
     /// [`Error::Database`]
     pub async fn artifacts(&self, id: JobId) -> Result<Vec<StoredFile>, Error> {
-        let rows = sqlx::query("SELECT * FROM artifacts WHERE job = ? ORDER BY name")
+        let rows = sqlx::query("SELECT * FROM artifacts WHERE job = $1 ORDER BY name")
             .bind(id.to_string())
             .fetch_all(&self.pool)
             .await?;
@@ -483,28 +702,97 @@ impl JobStore {
             .collect()
     }
 
-    /// Erases a job's row; false if there was none.
-    ///
-    /// # Errors
-    /// [`Error::Database`]
-    pub async fn erase(&self, id: JobId) -> Result<bool, Error> {
-        let erased = sqlx::query("DELETE FROM jobs WHERE id = ?")
-            .bind(id.to_string())
-            .execute(&self.pool)
-            .await?;
-        Ok(erased.rows_affected() == 1)
-    }
-
-    /// Jobs that ended before a time.
+    /// Jobs that ended before a time, the oldest first, at most `limit`.
     ///
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
-    pub async fn ended_before(&self, time: i64) -> Result<Vec<JobId>, Error> {
-        let rows = sqlx::query("SELECT * FROM jobs WHERE ended_at < ?")
-            .bind(time)
+    pub async fn ended_before(&self, time: i64, limit: i64) -> Result<Vec<JobId>, Error> {
+        let rows = sqlx::query(
+            "SELECT id FROM jobs WHERE ended_at < $1 AND leaving IS NULL ORDER BY ended_at LIMIT $2",
+        )
+        .bind(time)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(id_of).collect()
+    }
+
+    /// Every job's state and attempt.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Row`]
+    pub async fn states(&self) -> Result<HashMap<JobId, (State, i64)>, Error> {
+        let rows = sqlx::query("SELECT id, state, attempt FROM jobs")
             .fetch_all(&self.pool)
             .await?;
-        rows.iter().map(|row| Ok(job(row)?.id)).collect()
+        rows.iter()
+            .map(|row| {
+                let id = id_of(row)?;
+                let state = state_of(row, id)?;
+                Ok((id, (state, row.try_get("attempt")?)))
+            })
+            .collect()
+    }
+
+    /// Takes an end that a caller has not been told yet; it is not given out again before `again_at`.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Row`]
+    pub async fn next_callback(&self, now: i64, again_at: i64) -> Result<Option<Callback>, Error> {
+        let changed = sqlx::query(self.dialect.next_callback())
+            .bind(now)
+            .bind(again_at)
+            .fetch_all(&self.pool)
+            .await?;
+        changed
+            .first()
+            .map(|row| {
+                Ok(Callback {
+                    job: job(row)?,
+                    tries: row.try_get("callback_tries")?,
+                })
+            })
+            .transpose()
+    }
+
+    /// Writes down when an end that was not told is tried again.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn callback_again(&self, id: JobId, at: i64) -> Result<(), Error> {
+        sqlx::query("UPDATE jobs SET callback_not_before = $2 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(at)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes down that a job's end was told, or that nobody will try again.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn callback_done(&self, id: JobId, now: i64) -> Result<(), Error> {
+        sqlx::query("UPDATE jobs SET callback_done_at = $2 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(now)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Who tells of jobs that any process has changed; `None` if there is only this process.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn changes(&self) -> Result<Option<Changes>, Error> {
+        let Some(options) = &self.listen_at else {
+            return Ok(None);
+        };
+        let pool = PgPool::connect_with(options.clone()).await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Some(Changes { listener }))
     }
 
     /// Answers if the database answers.
@@ -522,30 +810,86 @@ impl JobStore {
     }
 }
 
+/// Tells of jobs that have changed.
+#[derive(Debug)]
+pub struct Changes {
+    listener: PgListener,
+}
+
+impl Changes {
+    /// The next job that has changed; `None` if some may have been missed because the connection was
+    /// lost. It is made again by itself.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn next(&mut self) -> Result<Option<JobId>, Error> {
+        let told = self.listener.try_recv().await?;
+        Ok(told.and_then(|n| n.payload().parse().ok()))
+    }
+}
+
+const WAITING: &str = "SELECT count(*) AS jobs, CAST(coalesce(sum(input_bytes), 0) AS BIGINT) AS bytes,
+                              CAST(coalesce(sum(voxels), 0) AS BIGINT) AS voxels, min(created_at) AS since
+                       FROM jobs WHERE state = 'queued' AND leaving IS NULL";
+
+fn waiting(row: &AnyRow) -> Result<Waiting, Error> {
+    Ok(Waiting {
+        jobs: row.try_get("jobs")?,
+        bytes: row.try_get("bytes")?,
+        voxels: row.try_get("voxels")?,
+        since: row.try_get("since")?,
+    })
+}
+
 /// Our own types always have a JSON form.
 fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn job(row: &SqliteRow) -> Result<Job, Error> {
+fn id_of(row: &AnyRow) -> Result<JobId, Error> {
     let id: String = row.try_get("id")?;
+    id.parse().map_err(|_| Error::Row {
+        id,
+        reason: "its id".to_owned(),
+    })
+}
+
+fn state_of(row: &AnyRow, id: JobId) -> Result<State, Error> {
+    State::parse(&row.try_get::<String, _>("state")?).ok_or_else(|| Error::Row {
+        id: id.to_string(),
+        reason: "its state".to_owned(),
+    })
+}
+
+fn job(row: &AnyRow) -> Result<Job, Error> {
+    let id = id_of(row)?;
     let wrong = |reason: &str| Error::Row {
-        id: id.clone(),
+        id: id.to_string(),
         reason: reason.to_owned(),
     };
-    let state: String = row.try_get("state")?;
     let inputs: String = row.try_get("inputs")?;
     let progress: Option<String> = row.try_get("progress")?;
     let error: Option<String> = row.try_get("error")?;
     Ok(Job {
-        id: id.parse().map_err(|_| wrong("its id"))?,
-        state: State::parse(&state).ok_or_else(|| wrong("its state"))?,
+        id,
+        owner: row.try_get("owner")?,
+        state: state_of(row, id)?,
+        priority: Priority::of_rank(row.try_get("priority")?)
+            .ok_or_else(|| wrong("its priority"))?,
+        deadline_at: row.try_get("deadline_at")?,
+        cost: Cost {
+            memory_bytes: row.try_get("memory_bytes")?,
+            voxels: row.try_get("voxels")?,
+            input_bytes: row.try_get("input_bytes")?,
+        },
+        callback_url: row.try_get("callback_url")?,
         label: row.try_get("label")?,
         model: row.try_get("model")?,
         options: row.try_get("options")?,
         inputs: serde_json::from_str(&inputs).map_err(|_| wrong("its inputs"))?,
         created_at: row.try_get("created_at")?,
         started_at: row.try_get("started_at")?,
+        attempt_at: row.try_get("attempt_at")?,
         ended_at: row.try_get("ended_at")?,
         attempt: row.try_get("attempt")?,
         progress: progress
@@ -557,126 +901,4 @@ fn job(row: &SqliteRow) -> Result<Job, Error> {
             .transpose()
             .map_err(|_| wrong("its error"))?,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use dawson_inference::problem::Code;
-
-    use super::*;
-
-    async fn store() -> (JobStore, std::path::PathBuf) {
-        let path = std::env::temp_dir().join(format!("dawson-store-{}.sqlite", JobId::new()));
-        (JobStore::open(&path).await.unwrap(), path)
-    }
-
-    fn new(key: Option<&str>, fingerprint: &str) -> NewJob {
-        NewJob {
-            id: JobId::new(),
-            label: None,
-            model: "m@1".to_owned(),
-            options: "{}".to_owned(),
-            inputs: Vec::new(),
-            idempotency_key: key.map(str::to_owned),
-            fingerprint: fingerprint.to_owned(),
-            now: 1000,
-            queue: 3,
-        }
-    }
-
-    async fn accepted(store: &JobStore) -> JobId {
-        match store.submit(new(None, "f")).await.unwrap() {
-            Submitted::Accepted(job) => job.id,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_takes_no_more_and_a_known_key_gives_the_same_job() {
-        let (store, path) = store().await;
-        let Submitted::Accepted(first) = store.submit(new(Some("k"), "f")).await.unwrap() else {
-            panic!()
-        };
-        let Submitted::Known(same) = store.submit(new(Some("k"), "f")).await.unwrap() else {
-            panic!()
-        };
-        assert_eq!(first.id, same.id);
-        assert!(matches!(
-            store.submit(new(Some("k"), "other")).await.unwrap(),
-            Submitted::Mismatch
-        ));
-        accepted(&store).await;
-        accepted(&store).await;
-        assert!(matches!(
-            store.submit(new(None, "f")).await.unwrap(),
-            Submitted::Full { waiting: 3 }
-        ));
-        store.close().await;
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_attempt_that_lost_its_lease_can_neither_report_nor_publish() {
-        let (store, path) = store().await;
-        let id = accepted(&store).await;
-        let first = store.lease("a", 2000, 3000).await.unwrap().unwrap();
-        assert_eq!((first.id, first.attempt), (id, 1));
-        assert!(store.lease("b", 2000, 3000).await.unwrap().is_none());
-        assert!(store.hold(id, 1, 4000, None).await.unwrap());
-        let problem = Problem::new(Code::Crashed, "three times");
-        assert_eq!(store.reclaim(4001, &problem).await.unwrap().queued, [id]);
-        let second = store.lease("b", 5000, 6000).await.unwrap().unwrap();
-        assert_eq!(second.attempt, 2);
-        assert!(!store.hold(id, 1, 9000, None).await.unwrap());
-        assert!(!store.succeed(id, 1, 5500, &[]).await.unwrap());
-        assert!(!store.fail(id, 1, 5500, &problem).await.unwrap());
-        assert!(store.succeed(id, 2, 5500, &[]).await.unwrap());
-        assert_eq!(
-            store.get(id).await.unwrap().unwrap().state,
-            State::Succeeded
-        );
-        assert!(!store.cancel(id, 6000).await.unwrap());
-        store.close().await;
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[tokio::test]
-    async fn the_third_crash_ends_a_job() {
-        let (store, path) = store().await;
-        let id = accepted(&store).await;
-        let problem = Problem::new(Code::Crashed, "three times");
-        for crash in 1..=3 {
-            store.lease("a", 2000, 3000).await.unwrap().unwrap();
-            let lapsed = store.reclaim(3001, &problem).await.unwrap();
-            assert_eq!(lapsed.crashed.len(), usize::from(crash == 3));
-        }
-        let job = store.get(id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.error), (State::Failed, Some(problem)));
-        store.close().await;
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[tokio::test]
-    async fn erasing_a_job_erases_its_artifacts() {
-        let (store, path) = store().await;
-        let id = accepted(&store).await;
-        store.lease("a", 2000, 3000).await.unwrap().unwrap();
-        let file = StoredFile {
-            name: "a".into(),
-            media_type: "b".into(),
-            bytes: 3,
-            sha256: "c".into(),
-        };
-        assert!(
-            store
-                .succeed(id, 1, 2500, std::slice::from_ref(&file))
-                .await
-                .unwrap()
-        );
-        assert_eq!(store.artifacts(id).await.unwrap(), [file]);
-        assert!(store.erase(id).await.unwrap());
-        assert!(store.artifacts(id).await.unwrap().is_empty() && !store.erase(id).await.unwrap());
-        store.close().await;
-        std::fs::remove_file(path).unwrap();
-    }
 }

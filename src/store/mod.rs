@@ -2,14 +2,17 @@
 //!
 //! Two seams, [`JobStore`] and [`JobFiles`]. The order of writing is the promise: files first (whole,
 //! synced), then the row; a file that no row speaks of is nobody's and is swept.
+mod dialect;
 mod files;
 mod jobs;
 
 use std::fmt;
 use std::str::FromStr;
 
-pub use files::JobFiles;
-pub use jobs::{JobStore, Lapsed, NewJob, Page, Submitted, Waiting};
+pub use files::{JobFiles, Pieces};
+pub use jobs::{
+    Callback, Changes, JobStore, Lapsed, Leaving, NewJob, Page, Room, Submitted, Waiting,
+};
 
 /// Why something could not be stored.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,9 @@ pub enum Error {
     /// A file failed; its name is in the text.
     #[error("{0}")]
     File(std::io::Error),
+    /// The address of a database that is not understood, or a database that this version did not make.
+    #[error("{0}")]
+    Unsuitable(String),
     /// A row holds something that this version did not write.
     #[error("job {id} has a row that is not understood: {reason}")]
     Row {
@@ -130,6 +136,49 @@ impl State {
     }
 }
 
+/// Which jobs go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Priority {
+    /// Somebody waits for it at this moment.
+    Urgent,
+    /// The order of the day.
+    #[default]
+    Routine,
+    /// Whenever nothing else is to be done.
+    Batch,
+}
+
+impl Priority {
+    /// Every priority, the first goes first.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Routine, Self::Batch];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::Routine => "routine",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// Its place in the row: the lowest goes first.
+    #[must_use]
+    pub fn rank(self) -> i64 {
+        match self {
+            Self::Urgent => 0,
+            Self::Routine => 1,
+            Self::Batch => 2,
+        }
+    }
+
+    /// The priority of that rank.
+    #[must_use]
+    pub fn of_rank(rank: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.rank() == rank)
+    }
+}
+
 /// One file of a submission or of a result.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StoredFile {
@@ -154,13 +203,34 @@ pub struct StoredProgress {
     pub total: usize,
 }
 
+/// What a job is thought to need, known from the headers of its scans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Memory while it is computed.
+    pub memory_bytes: i64,
+    /// Voxels that the network looks at.
+    pub voxels: i64,
+    /// Disk for its scans.
+    pub input_bytes: i64,
+}
+
 /// A job as its row tells it. Times are milliseconds since 1970.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// Its name.
     pub id: JobId,
+    /// The API key of its caller, by its id; none where no keys are asked for.
+    pub owner: Option<String>,
     /// Where it is in its life.
     pub state: State,
+    /// Whether it goes before others.
+    pub priority: Priority,
+    /// Not begun after this.
+    pub deadline_at: Option<i64>,
+    /// What it is thought to need.
+    pub cost: Cost,
+    /// Where its end is told.
+    pub callback_url: Option<String>,
     /// The caller's own words.
     pub label: Option<String>,
     /// The model it was submitted for, `name@version`.
@@ -173,9 +243,11 @@ pub struct Job {
     pub created_at: i64,
     /// When a worker first took it.
     pub started_at: Option<i64>,
+    /// When its latest attempt began.
+    pub attempt_at: Option<i64>,
     /// When it ended.
     pub ended_at: Option<i64>,
-    /// How often a worker has taken it.
+    /// Counts whoever has held it: workers, and who cancels or erases it.
     pub attempt: i64,
     /// How far it is.
     pub progress: Option<StoredProgress>,

@@ -82,13 +82,20 @@ impl Log {
                 .with_threads(false)
                 .with_filter(ours)
         });
+        // The audit goes on whatever else is quiet, unless it is named itself.
+        let filter = match "audit=info".parse() {
+            Ok(always) if !config.filter.to_string().contains("audit") => {
+                config.filter.add_directive(always)
+            }
+            _ => config.filter,
+        };
         let lines = fmt::layer().with_writer(std::io::stderr);
         let lines = match config.format {
             Format::Text => lines.boxed(),
             Format::Json => lines.json().boxed(),
         };
         tracing_subscriber::registry()
-            .with(lines.with_filter(config.filter))
+            .with(lines.with_filter(filter))
             .with(sent)
             .try_init()
             .map_err(|e| e.to_string())?;
@@ -123,7 +130,8 @@ fn exporter(endpoint: &str) -> Result<SdkTracerProvider, String> {
         .build())
 }
 
-/// The span of a request; `traceparent` is what its caller sent, if anything.
+/// The span of a request: every line that it causes says its id, and the trace and its parent that its
+/// caller named in `traceparent` (W3C Trace Context), if it is well formed.
 pub fn request_span(
     method: &str,
     route: &str,
@@ -131,9 +139,21 @@ pub fn request_span(
     traceparent: Option<&str>,
 ) -> Span {
     let method = super::known_method(method);
+    let parent = traceparent
+        .map(|text| TraceContextPropagator::new().extract(&Traceparent(text)))
+        .filter(|parent| parent.span().span_context().is_valid());
+    let (trace_id, parent_id) = parent
+        .as_ref()
+        .map(|parent| {
+            let named = parent.span().span_context().clone();
+            (named.trace_id().to_string(), named.span_id().to_string())
+        })
+        .unzip();
     let span = info_span!(
         "request",
         request_id,
+        trace_id,
+        parent_id,
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
         http.request.method = method,
@@ -141,8 +161,7 @@ pub fn request_span(
         http.response.status_code = tracing::field::Empty,
         otel.status_code = tracing::field::Empty,
     );
-    if let Some(traceparent) = traceparent {
-        let parent = TraceContextPropagator::new().extract(&Traceparent(traceparent));
+    if let Some(parent) = parent {
         continue_trace(&span, parent);
     }
     span

@@ -170,7 +170,7 @@ fn exit_codes_tell_usage_input_and_device_apart() {
 #[test]
 fn every_command_explains_itself_with_an_example() {
     for command in [
-        "serve", "segment", "evaluate", "models", "phantom", "doctor",
+        "serve", "segment", "evaluate", "models", "keys", "phantom", "doctor",
     ] {
         let help = dawson(&[command, "--help"]);
         assert_eq!(code(&help), 0);

@@ -11,12 +11,18 @@
     clippy::disallowed_methods,
     reason = "scratch files of tests need not survive a power cut"
 )]
+#![allow(clippy::print_stderr, reason = "what is skipped says so")]
 
+mod access;
 mod cli;
 mod determinism;
+mod edge;
 mod encodings;
 mod events;
 mod pipeline;
+mod postgres;
 mod problems;
 mod segmentations;
+mod serving;
+mod store;
 mod support;

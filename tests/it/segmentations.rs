@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use dawson::jobs::Sees;
 use dawson_imaging::nifti::{Limits, decode};
 use dawson_imaging::study::Contrast;
 use dawson_inference::pipeline::Asked;
@@ -290,7 +291,11 @@ async fn what_was_acknowledged_is_run_after_a_restart() {
     second.jobs.recover().await.unwrap();
     tokio::spawn(std::sync::Arc::clone(&second.jobs).run());
     let id = path.rsplit('/').next().unwrap().parse().unwrap();
-    let ended = second.jobs.wait(id, Duration::from_mins(2)).await.unwrap();
+    let ended = second
+        .jobs
+        .wait(&Sees::All, id, Duration::from_mins(2))
+        .await
+        .unwrap();
     assert_eq!(ended.job.state.name(), "succeeded");
 }
 

@@ -1,14 +1,17 @@
 //! A phantom study, a service on it, and the few lines of HTTP that the tests need.
-use std::num::NonZeroUsize;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
-use dawson::http::{HttpConfig, read_options, router};
-use dawson::jobs::{Jobs, JobsConfig, Parts, open_store};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
+use dawson::http::{
+    AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
+};
+use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, open_store};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
@@ -17,6 +20,10 @@ use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, unobserved};
 use dawson_inference::models::Registry;
 use dawson_inference::pipeline::{Asked, Cancel, ContrastFile, Segmentation, Segmenter, Settings};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 pub(crate) fn models() -> PathBuf {
@@ -121,6 +128,14 @@ pub(crate) struct ServiceOptions {
     pub(crate) results_ttl: Duration,
     pub(crate) max_part_bytes: usize,
     pub(crate) max_body_bytes: usize,
+    pub(crate) pace: Pace,
+    pub(crate) access: AccessConfig,
+    pub(crate) cors_origins: Vec<HeaderValue>,
+    pub(crate) memory_budget: u64,
+    pub(crate) min_free_bytes: u64,
+    pub(crate) lease: Duration,
+    pub(crate) callbacks: CallbackConfig,
+    pub(crate) places: Places,
 }
 
 impl Default for ServiceOptions {
@@ -131,6 +146,17 @@ impl Default for ServiceOptions {
             results_ttl: Duration::from_hours(1),
             max_part_bytes: 8 << 20,
             max_body_bytes: 32 << 20,
+            pace: Pace {
+                timeout: Duration::from_mins(1),
+                min_bytes_per_s: 1024,
+            },
+            access: open_to_all(),
+            cors_origins: Vec::new(),
+            memory_budget: 4 << 30,
+            min_free_bytes: 0,
+            lease: Duration::from_secs(30),
+            callbacks: CallbackConfig::default(),
+            places: Places::default(),
         }
     }
 }
@@ -151,7 +177,7 @@ impl Service {
 
     /// A service on a folder that may hold jobs already.
     pub(crate) async fn on(state: PathBuf, options: ServiceOptions) -> Self {
-        let (store, files) = open_store(&state).await.unwrap();
+        let (store, files) = open_store(&state, &options.places).await.unwrap();
         let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
@@ -162,17 +188,27 @@ impl Service {
             config: JobsConfig {
                 workers: options.workers,
                 queue: options.queue,
-                lease: Duration::from_secs(30),
+                queue_bytes: 1 << 30,
+                memory_budget: options.memory_budget,
+                min_free_bytes: options.min_free_bytes,
+                lease: options.lease,
                 retries: 3,
                 results_ttl: options.results_ttl,
                 keep_inputs: false,
                 grace: Duration::from_secs(10),
+                callbacks: options.callbacks,
             },
         }));
         let config = HttpConfig {
             max_body_bytes: options.max_body_bytes,
+            pace: options.pace,
+            max_parts: 16,
             max_part_bytes: options.max_part_bytes,
+            max_part_header_bytes: 16 << 10,
+            max_options_bytes: 64 << 10,
             max_wait: Duration::from_mins(5),
+            access: options.access.clone(),
+            cors_origins: options.cors_origins.clone(),
         };
         Self {
             router: router(Arc::clone(&jobs), config, None),
@@ -202,6 +238,119 @@ impl Service {
         self.send(form.request(&[("prefer", "wait=120")])).await
     }
 }
+
+/// Nobody is asked who they are.
+pub(crate) fn open_to_all() -> AccessConfig {
+    AccessConfig {
+        keys: None,
+        hosts: Vec::new(),
+        metrics: MetricsAccess::Open,
+        key_requests: 100,
+        key_rate_per_s: NonZeroU32::new(1000).unwrap(),
+        key_burst: NonZeroU32::new(1000).unwrap(),
+    }
+}
+
+/// Limits that no test reaches by accident.
+pub(crate) fn patient() -> ListenConfig {
+    ListenConfig {
+        max_connections: 64,
+        header_timeout: Duration::from_mins(10),
+        idle_timeout: Duration::from_mins(10),
+        write_timeout: Duration::from_mins(10),
+        max_header_bytes: 16 << 10,
+        max_headers: 50,
+        max_streams: 10,
+        grace: Duration::from_mins(10),
+    }
+}
+
+/// A service on a real socket.
+pub(crate) struct Listening {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    pub(crate) served: JoinHandle<()>,
+}
+
+impl Listening {
+    pub(crate) async fn start(service: &Service, config: ListenConfig) -> Self {
+        Self::with(service, config, None).await
+    }
+
+    pub(crate) async fn with(
+        service: &Service,
+        config: ListenConfig,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let router = service.router.clone();
+        let served = tokio::spawn(serve(listener, tls, router, config, async move {
+            let _stop = stopped.await;
+        }));
+        Self {
+            address,
+            stop: Some(stop),
+            served,
+        }
+    }
+
+    /// Asks the server to stop.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// A connection that has sent `bytes`.
+    pub(crate) async fn send(&self, bytes: impl AsRef<[u8]>) -> Line {
+        let mut line = Line(TcpStream::connect(self.address).await.unwrap());
+        line.send(bytes).await;
+        line
+    }
+
+    /// Whether the service answers a new client.
+    pub(crate) async fn is_well(&self) -> bool {
+        let mut line = self
+            .send("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await;
+        line.rest().await.starts_with("HTTP/1.1 200")
+    }
+}
+
+/// A bare connection.
+pub(crate) struct Line(pub(crate) TcpStream);
+
+impl Line {
+    /// Sends; a server that has hung up is no error here.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _sent = self.0.write_all(bytes.as_ref()).await;
+    }
+
+    /// All that comes until the server hangs up, which it must.
+    pub(crate) async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut bytes));
+        // A reset after the last byte is an end as well.
+        let _end = read.await.expect("the server hangs up");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// All that comes until `end` is in it.
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        let mut bytes = [0; 4096];
+        while !text.contains(end) {
+            let read = tokio::time::timeout(PATIENCE, self.0.read(&mut bytes));
+            let n = read.await.expect("the server goes on").unwrap();
+            assert_ne!(n, 0, "the server hung up after: {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+        text
+    }
+}
+
+/// Far more than anything takes: a test that waits so long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Drop for Service {
     fn drop(&mut self) {
@@ -276,14 +425,20 @@ impl Form {
         self.part("options", options.to_string().as_bytes())
     }
 
-    pub(crate) fn request(mut self, headers: &[(&str, &str)]) -> Request<Body> {
+    /// Content type and bytes of the whole form.
+    pub(crate) fn close(mut self) -> (String, Vec<u8>) {
         self.body
             .extend_from_slice(format!("--{}--\r\n", Self::BOUNDARY).as_bytes());
         let kind = format!("multipart/form-data; boundary={}", Self::BOUNDARY);
+        (kind, self.body)
+    }
+
+    pub(crate) fn request(self, headers: &[(&str, &str)]) -> Request<Body> {
+        let (kind, body) = self.close();
         let mut request = Request::post("/v1/segmentations").header("content-type", kind);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.body(Body::from(self.body)).unwrap()
+        request.body(Body::from(body)).unwrap()
     }
 }

@@ -77,6 +77,7 @@ def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flip
         probability = numpy.where(brain, probability, 0)
 
     probability = resample(probability, grid_affine, flair_affine, flair.shape)
+    probability = numpy.floor(probability * 16384 + 0.5) / 16384
     mask, lesions = find_lesions(probability, flair_affine, output["threshold"], output["min_lesion_ml"])
     return Result(probability, flair_affine, mask, lesions, foreground, brain.shape, len(starts) * (1 + flips),
                   voting == "single" and size == tuple(patches["shape"]))

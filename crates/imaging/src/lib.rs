@@ -5,6 +5,7 @@ pub mod brain;
 pub mod components;
 pub mod evaluate;
 pub mod grid;
+mod gzip;
 pub mod lesions;
 pub mod nifti;
 pub mod normalise;

@@ -3,6 +3,8 @@
 //! Where patches overlap, each votes with a weight that is largest at its middle, where the network
 //! saw most around a voxel. Votes are summed in f32 in the order in which they are added and divided
 //! by the summed weights, so the same votes in the same order give the same bits.
+use rayon::prelude::*;
+
 use crate::grid::Grid;
 use crate::volume::Volume;
 
@@ -59,9 +61,8 @@ impl Weighting {
 /// The votes on a grid so far.
 #[derive(Debug, Clone)]
 pub struct Votes {
-    grid: Grid,
     weights: [Vec<f32>; 3],
-    sum: Vec<f32>,
+    sum: Volume<f32>,
     weight: Vec<f32>,
 }
 
@@ -69,12 +70,10 @@ impl Votes {
     /// No votes yet, for patches of `patch` voxels on `grid`.
     #[must_use]
     pub fn new(grid: Grid, patch: [usize; 3], weighting: Weighting) -> Self {
-        let voxels = grid.voxels();
         Self {
-            grid,
             weights: patch.map(|n| weighting.along_axis(n)),
-            sum: vec![0.0; voxels],
-            weight: vec![0.0; voxels],
+            sum: Volume::filled(grid, 0.0),
+            weight: vec![0.0; grid.voxels()],
         }
     }
 
@@ -84,54 +83,57 @@ impl Votes {
     /// # Panics
     /// If `probabilities` are fewer than the patch has voxels.
     pub fn add(&mut self, start: [isize; 3], probabilities: &[f32]) {
-        let shape = self.grid.shape();
+        let shape = self.sum.grid().shape();
         let patch = [0, 1, 2].map(|a| self.weights[a].len());
         let range = |a: usize| {
             let first = (-start[a]).max(0);
             let past = (shape[a] as isize - start[a]).min(patch[a] as isize);
             first as usize..past.max(first) as usize
         };
-        for k in range(2) {
-            for j in range(1) {
-                let weight_jk = self.weights[1][j] * self.weights[2][k];
-                let row = range(0);
-                let at = self.grid.offset([
-                    (row.start as isize + start[0]) as usize,
-                    (j as isize + start[1]) as usize,
-                    (k as isize + start[2]) as usize,
-                ]);
-                let from = patch[0] * (j + patch[1] * k);
-                let target = at..at + row.len();
-                let sums = self.sum[target.clone()]
-                    .iter_mut()
-                    .zip(&mut self.weight[target]);
-                let votes = probabilities[from + row.start..from + row.end]
-                    .iter()
-                    .zip(&self.weights[0][row]);
-                for ((sum, total), (&probability, &weight_i)) in sums.zip(votes) {
-                    let weight = weight_i * weight_jk;
-                    *sum += weight * probability;
-                    *total += weight;
+        let (planes, rows, row) = (range(2), range(1), range(0));
+        let plane = shape[0] * shape[1];
+        // Where the patch begins on the grid, inside it: not negative, since `range` begins there.
+        let first = [0, 1, 2].map(|a| (start[a] + range(a).start as isize) as usize);
+        let weights = &self.weights;
+        self.sum
+            .samples_mut()
+            .par_chunks_mut(plane.max(1))
+            .zip(self.weight.par_chunks_mut(plane.max(1)))
+            .skip(first[2])
+            .zip(planes)
+            .for_each(|((sums, totals), k)| {
+                for (n, j) in rows.clone().enumerate() {
+                    let weight_jk = weights[1][j] * weights[2][k];
+                    let at = first[0] + shape[0] * (first[1] + n);
+                    let from = patch[0] * (j + patch[1] * k);
+                    let votes = probabilities[from + row.start..from + row.end]
+                        .iter()
+                        .zip(&weights[0][row.clone()]);
+                    let cells = sums[at..at + row.len()]
+                        .iter_mut()
+                        .zip(&mut totals[at..at + row.len()]);
+                    for ((sum, total), (&probability, &weight_i)) in cells.zip(votes) {
+                        let weight = weight_i * weight_jk;
+                        *sum += weight * probability;
+                        *total += weight;
+                    }
                 }
-            }
-        }
+            });
     }
 
     /// The weighted means; 0 where nobody voted.
     #[must_use]
     pub fn fused(self) -> Volume<f32> {
         let Self {
-            grid,
-            mut sum,
-            weight,
-            ..
+            mut sum, weight, ..
         } = self;
-        for (sum, weight) in sum.iter_mut().zip(weight) {
-            *sum = if weight > 0.0 { *sum / weight } else { 0.0 };
-        }
-        let mut fused = Volume::filled(grid, 0.0);
-        fused.samples_mut().copy_from_slice(&sum);
-        fused
+        sum.samples_mut()
+            .par_iter_mut()
+            .zip(&weight)
+            .for_each(|(sum, &weight)| {
+                *sum = if weight > 0.0 { *sum / weight } else { 0.0 };
+            });
+        sum
     }
 }
 

@@ -106,6 +106,15 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", Invalid, 415, 3, "The body has a type that is not taken";
     /// The body is larger than the limit in the configuration.
     BodyTooLarge = "body_too_large", Invalid, 413, 3, "The body is too large";
+    /// The request names no key, or one that is not taken: unknown, expired or revoked. Send
+    /// Authorization: Bearer and a key; the operator makes one with dawson keys new.
+    Unauthorized = "unauthorized", Invalid, 401, 3, "A key is needed";
+    /// The key is known, but lacks the scope that this address asks for. The operator can make one
+    /// that has it.
+    Forbidden = "forbidden", Invalid, 403, 3, "The key may not do this";
+    /// The service is not reached under the name in the request's Host header. The operator lists the
+    /// names in the configuration.
+    UnknownHost = "unknown_host", Invalid, 421, 3, "The service does not go by this name";
     /// There is nothing at this address: no such route, job, artifact, model or problem, or no
     /// longer; results are kept for a limited time.
     NotFound = "not_found", Invalid, 404, 3, "Not found";
@@ -123,8 +132,18 @@ codes! {
     StudyTooLarge = "study_too_large", Invalid, 413, 3, "The study is too large for this server";
     /// The requested range lies outside the artifact.
     RangeNotSatisfiable = "range_not_satisfiable", Invalid, 416, 3, "The range cannot be served";
+    /// The file is not the one that If-Match names. Fetch its entry in the list of artifacts again.
+    PreconditionFailed = "precondition_failed", Invalid, 412, 3, "The condition does not hold";
     /// As many jobs wait as may wait. The answer's Retry-After says when to try again.
     QueueFull = "queue_full", Transient, 429, 1, "Too many jobs wait";
+    /// The key asks more often than it may, or has too many requests under way. The answer's
+    /// Retry-After says when to try again.
+    TooManyRequests = "too_many_requests", Transient, 429, 1, "Too many requests";
+    /// As many connections are open as may be, and all are at work. Try again a little later.
+    Overloaded = "overloaded", Transient, 503, 1, "Too many connections";
+    /// The job's deadline passed while it waited, so it was not begun. Submit it again with a later
+    /// deadline or a higher priority.
+    Expired = "expired", Transient, 503, 1, "The deadline passed while the job waited";
     /// The server is stopping; send the study to another one, or again a little later.
     ShuttingDown = "shutting_down", Transient, 503, 1, "The server is stopping";
     /// The device ran out of memory although the batch was halved and the session built anew.
@@ -183,6 +202,23 @@ pub struct Problem {
     /// Finds the request in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Each thing that was wrong, if there were several; the problem itself is the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Wrong>,
+}
+
+/// One of several things that were wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wrong {
+    /// Stable, in `snake_case`.
+    #[schema(example = "invalid_options")]
+    pub code: String,
+    /// What was wrong.
+    pub detail: String,
+    /// The part of the form, or the field of the options.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "options.threshold")]
+    pub at: Option<String>,
 }
 
 impl Problem {
@@ -197,6 +233,7 @@ impl Problem {
             code: code.name().to_owned(),
             stage: None,
             request_id: None,
+            errors: Vec::new(),
         }
     }
 }
@@ -224,7 +261,7 @@ mod tests {
             let client = (400..500).contains(&code.status());
             assert_eq!(
                 client,
-                code.class() == Class::Invalid || code == Code::QueueFull,
+                code.class() == Class::Invalid || code.status() == 429,
                 "{}",
                 code.name()
             );

@@ -20,6 +20,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     get,
     path = "/v1/models",
     tag = "models",
+    security(("api_key" = ["submit"]), ("api_key" = ["read"])),
     responses((status = 200, description = "The networks and what they run on", body = ModelsBody))
 )]
 async fn list(State(app): State<App>) -> Json<ModelsBody> {
@@ -42,6 +43,7 @@ async fn list(State(app): State<App>) -> Json<ModelsBody> {
     get,
     path = "/v1/models/{name}",
     tag = "models",
+    security(("api_key" = ["submit"]), ("api_key" = ["read"])),
     params(("name" = String, Path, description = "name, or name@version")),
     responses(
         (status = 200, description = "The network", body = ModelCardBody),

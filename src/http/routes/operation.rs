@@ -25,6 +25,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     get,
     path = "/healthz",
     tag = "operation",
+    security(()),
     responses((status = 200, description = "It does", body = HealthBody))
 )]
 async fn alive() -> Json<HealthBody> {
@@ -39,6 +40,7 @@ async fn alive() -> Json<HealthBody> {
     get,
     path = "/readyz",
     tag = "operation",
+    security(()),
     responses(
         (status = 200, description = "It does", body = HealthBody),
         (status = 503, description = "It does not, and why", body = HealthBody),
@@ -46,6 +48,7 @@ async fn alive() -> Json<HealthBody> {
 )]
 async fn ready(State(app): State<App>) -> Response {
     let store = app.jobs.ping().await;
+    let disk = app.jobs.check_disk(0);
     let closing = app.jobs.is_closing();
     let engine = app.jobs.segmenter().engine();
     let checks = vec![
@@ -63,6 +66,14 @@ async fn ready(State(app): State<App>) -> Response {
             name: "engine",
             ok: app.jobs.segmenter().is_alive(),
             detail: format!("{}, ONNX Runtime {}", engine.device, engine.runtime_version),
+        },
+        CheckBody {
+            name: "disk",
+            ok: disk.is_ok(),
+            detail: match disk {
+                Ok(()) => "has room".to_owned(),
+                Err(error) => error.to_string(),
+            },
         },
         CheckBody {
             name: "running",
@@ -96,6 +107,7 @@ async fn ready(State(app): State<App>) -> Response {
     get,
     path = "/metrics",
     tag = "operation",
+    security(()),
     responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
 )]
 async fn metrics(State(app): State<App>) -> Response {
@@ -116,6 +128,7 @@ async fn metrics(State(app): State<App>) -> Response {
     get,
     path = "/problems/{code}",
     tag = "operation",
+    security(()),
     params(("code" = String, Path, description = "such as missing_flair")),
     responses(
         (status = 200, description = "An explanation, as text or HTML", body = String, content_type = "text/plain"),

@@ -1,40 +1,37 @@
 //! What comes of a study: its events while it runs, its files once it has succeeded.
 use std::convert::Infallible;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::header::{
-    CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use dawson_inference::problem::{Code, Problem};
-use futures_util::{Stream, StreamExt, stream};
-use tokio_util::io::{ReaderStream, SyncIoBridge};
-use tower::ServiceExt;
-use tower_http::services::ServeFile;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use zip::write::SimpleFileOptions;
+use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipWriter};
 
 use super::super::App;
-use super::super::extract::Id;
+use super::super::extract::{Caller, Id, matches_any};
 use super::super::problem::Failure;
 use super::super::wire::{ArtifactBody, ArtifactsBody};
-use crate::jobs::{Channel, Kind};
-use crate::store::StoredFile;
+use crate::jobs::{Channel, Jobs, Kind};
+use crate::store::{JobId, Pieces, StoredFile};
 
 /// How often a silent stream says that it is alive.
 const PING: Duration = Duration::from_secs(15);
-/// Bytes of a bundle that may wait for a slow client.
-const BUNDLE_BUFFER: usize = 256 << 10;
 
 pub(in crate::http) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -52,6 +49,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
     get,
     path = "/v1/segmentations/{id}/events",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(
         ("id" = String, Path, description = "the job"),
         ("Last-Event-ID" = Option<u64>, Header, description = "the last event that was seen"),
@@ -65,6 +63,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
 )]
 async fn events(
     State(app): State<App>,
+    caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -73,7 +72,7 @@ async fn events(
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse().ok())
         .unwrap_or(0);
-    let channel = app.jobs.watch(id).await?;
+    let channel = app.jobs.watch(&caller.sees, id).await?;
     let seen = channel.resume_after(seen);
     if channel.has_ended() && channel.after(seen).is_empty() {
         // Nothing will ever follow: this tells an EventSource not to come again.
@@ -117,6 +116,7 @@ fn follow(channel: Arc<Channel>, seen: u64) -> impl Stream<Item = Result<SseEven
     get,
     path = "/v1/segmentations/{id}/artifacts",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 200, description = "The files", body = ArtifactsBody),
@@ -124,11 +124,15 @@ fn follow(channel: Arc<Channel>, seen: u64) -> impl Stream<Item = Result<SseEven
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn list(State(app): State<App>, Id(id): Id) -> Result<Json<ArtifactsBody>, Failure> {
-    let artifacts = app.jobs.artifacts(id).await?;
+async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Json<ArtifactsBody>, Failure> {
+    let (artifacts, _) = app.jobs.artifacts(&caller.sees, id).await?;
     let artifacts = artifacts
         .into_iter()
-        .map(|(file, _)| ArtifactBody::of(id, file))
+        .map(|file| ArtifactBody::of(id, file))
         .collect();
     Ok(Json(ArtifactsBody { artifacts }))
 }
@@ -138,69 +142,95 @@ async fn list(State(app): State<App>, Id(id): Id) -> Result<Json<ArtifactsBody>,
     get,
     path = "/v1/segmentations/{id}/artifacts/{name}",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(
         ("id" = String, Path, description = "the job"),
         ("name" = String, Path, description = "such as lesions.nii.gz"),
         ("Range" = Option<String>, Header, description = "a part of the file"),
+        ("If-Match" = Option<String>, Header, description = "only the file with this ETag"),
         ("If-None-Match" = Option<String>, Header, description = "the ETag that is held already"),
+        ("If-Range" = Option<String>, Header, description = "the whole file unless it has this ETag"),
     ),
     responses(
         (status = 200, description = "The file; its ETag is its SHA-256", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "A part of the file", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "It is held already"),
         (status = 404, description = "not_found, artifact_not_ready", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "precondition_failed", body = Problem, content_type = "application/problem+json"),
         (status = 416, description = "range_not_satisfiable", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn get(
     State(app): State<App>,
+    caller: Caller,
     Id(id): Id,
     Path(path): Path<ArtifactPath>,
-    mut request: Request,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let (file, path) = app.jobs.artifact(id, &path.name).await?;
-    let etag = HeaderValue::from_str(&format!("\"{}\"", file.sha256))
-        .map_err(|e| Failure::internal(&e))?;
-    if request.headers().get(IF_NONE_MATCH) == Some(&etag) {
-        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    let (file, attempt) = app.jobs.artifact(&caller.sees, id, &path.name).await?;
+    let etag = format!("\"{}\"", file.sha256);
+    if headers.contains_key(IF_MATCH) && !matches_any(headers.get(IF_MATCH), &etag) {
+        let detail = format!("{} is not the file that If-Match names", file.name);
+        return Err(Failure::new(Code::PreconditionFailed, detail));
     }
-    // The file's own conditions (a modification time, another ETag) are not ours.
-    for name in [
-        IF_MATCH,
-        IF_MODIFIED_SINCE,
-        IF_UNMODIFIED_SINCE,
-        IF_NONE_MATCH,
-        IF_RANGE,
-    ] {
-        request.headers_mut().remove(name);
+    let tag = text(&etag)?;
+    if matches_any(headers.get(IF_NONE_MATCH), &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
-    let served = ServeFile::new(path)
-        .oneshot(request)
-        .await
-        .map_err(|e| Failure::internal(&e))?;
-    let mut response = served.map(Body::new);
-    let status = response.status();
-    if status == StatusCode::RANGE_NOT_SATISFIABLE {
-        return Err(Failure::new(
+    let part = part_of(&headers, &etag, &file)?;
+    let bytes = part.clone().unwrap_or(0..file.bytes);
+    let pieces = app
+        .jobs
+        .read_artifact(id, attempt, &file.name, part.clone())
+        .await?;
+    let mut response = Body::from_stream(pieces).into_response();
+    let answered = response.headers_mut();
+    answered.insert(CONTENT_TYPE, text(&file.media_type)?);
+    answered.insert(CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
+    answered.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    answered.insert(ETAG, tag);
+    let disposition = format!("attachment; filename=\"{}\"", file.name);
+    answered.insert(CONTENT_DISPOSITION, text(&disposition)?);
+    if part.is_some() {
+        let last = bytes.end.saturating_sub(1);
+        let range = format!("bytes {}-{last}/{}", bytes.start, file.bytes);
+        answered.insert(CONTENT_RANGE, text(&range)?);
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// What goes into headers here is our own: digests, names of artifacts, numbers.
+fn text(value: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(value).map_err(|e| Failure::internal(&e))
+}
+
+/// The one part of a file that is asked for; `None` for all of
+/// it, also if several parts are asked for or a range is not understood (RFC 9110, 14.2).
+fn part_of(
+    headers: &HeaderMap,
+    etag: &str,
+    file: &StoredFile,
+) -> Result<Option<Range<u64>>, Failure> {
+    let Some(range) = headers.get(RANGE).and_then(|v| v.to_str().ok()) else {
+        return Ok(None);
+    };
+    // A part of another edition of the file would be of no use.
+    if headers.get(IF_RANGE).is_some_and(|v| v != etag) {
+        return Ok(None);
+    }
+    let Ok(ranges) = http_range_header::parse_range_header(range) else {
+        return Ok(None);
+    };
+    match ranges.validate(file.bytes).as_deref() {
+        Ok([one]) => Ok(Some(*one.start()..one.end() + 1)),
+        Ok(_) => Ok(None),
+        Err(_) => Err(Failure::new(
             Code::RangeNotSatisfiable,
             format!("{} has {} bytes", file.name, file.bytes),
-        ));
+        )),
     }
-    if !status.is_success() && status != StatusCode::NOT_MODIFIED {
-        return Err(Failure::internal(&format!(
-            "{} answered {status}",
-            file.name
-        )));
-    }
-    let kind = HeaderValue::from_str(&file.media_type).map_err(|e| Failure::internal(&e))?;
-    let disposition = HeaderValue::from_str(&format!("attachment; filename=\"{}\"", file.name))
-        .map_err(|e| Failure::internal(&e))?;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, kind);
-    headers.insert(ETAG, etag);
-    headers.insert(CONTENT_DISPOSITION, disposition);
-    Ok(response)
 }
 
 #[derive(serde::Deserialize)]
@@ -213,6 +243,7 @@ struct ArtifactPath {
     get,
     path = "/v1/segmentations/{id}/bundle.zip",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 200, description = "The files, stored without packing them again", body = Vec<u8>, content_type = "application/zip"),
@@ -220,16 +251,8 @@ struct ArtifactPath {
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn bundle(State(app): State<App>, Id(id): Id) -> Result<Response, Failure> {
-    let artifacts = app.jobs.artifacts(id).await?;
-    let (writer, reader) = tokio::io::duplex(BUNDLE_BUFFER);
-    let writer = SyncIoBridge::new(writer);
-    tokio::task::spawn_blocking(move || {
-        // A client that goes away ends the pipe, and so the writing.
-        if let Err(error) = pack(writer, artifacts) {
-            tracing::info!(job = %id, %error, "a bundle was not sent to its end");
-        }
-    });
+async fn bundle(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Failure> {
+    let (artifacts, attempt) = app.jobs.artifacts(&caller.sees, id).await?;
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/zip")),
         (
@@ -237,22 +260,82 @@ async fn bundle(State(app): State<App>, Id(id): Id) -> Result<Response, Failure>
             HeaderValue::from_static("attachment; filename=\"bundle.zip\""),
         ),
     ];
-    Ok((headers, Body::from_stream(ReaderStream::new(reader))).into_response())
+    let pieces = pack(app.jobs, id, attempt, artifacts);
+    Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
+/// A zip of stored files, piece by piece as fast as it is read. If a file cannot be read to its end the
+/// stream fails, and the client sees that what it has is not whole.
 fn pack(
-    writer: impl std::io::Write,
-    artifacts: Vec<(StoredFile, PathBuf)>,
-) -> zip::result::ZipResult<()> {
-    let mut bundle = ZipWriter::new_stream(writer);
-    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    for (file, path) in artifacts {
-        bundle.start_file(
-            file.name,
-            stored.large_file(file.bytes > u64::from(u32::MAX)),
-        )?;
-        std::io::copy(&mut std::fs::File::open(path)?, &mut bundle)?;
+    jobs: Arc<Jobs>,
+    id: JobId,
+    attempt: i64,
+    artifacts: Vec<StoredFile>,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let packed = Packed::default();
+    let begun = Packing {
+        bundle: Some(ZipWriter::new_stream(packed.clone())),
+        packed,
+        files: artifacts.into_iter(),
+        open: None,
+    };
+    stream::try_unfold(begun, move |mut packing| {
+        let jobs = Arc::clone(&jobs);
+        async move {
+            while let Some(bundle) = &mut packing.bundle {
+                if let Some(pieces) = &mut packing.open {
+                    match pieces.try_next().await? {
+                        Some(piece) => bundle.write_all(&piece)?,
+                        None => packing.open = None,
+                    }
+                } else if let Some(file) = packing.files.next() {
+                    let options = SimpleFileOptions::default()
+                        .compression_method(CompressionMethod::Stored)
+                        .large_file(file.bytes > u64::from(u32::MAX));
+                    bundle.start_file(&file.name, options)?;
+                    let opened = jobs.read_artifact(id, attempt, &file.name, None).await;
+                    packing.open = Some(opened.map_err(io::Error::other)?);
+                } else if let Some(bundle) = packing.bundle.take() {
+                    bundle.finish()?;
+                }
+                let piece = packing.packed.take();
+                if !piece.is_empty() {
+                    return Ok(Some((piece, packing)));
+                }
+            }
+            Ok(None)
+        }
+    })
+}
+
+/// A bundle that is being packed.
+struct Packing {
+    /// Gone once it is finished.
+    bundle: Option<ZipWriter<StreamWriter<Packed>>>,
+    packed: Packed,
+    files: std::vec::IntoIter<StoredFile>,
+    open: Option<Pieces>,
+}
+
+/// What was packed and not taken yet.
+#[derive(Clone, Default)]
+struct Packed(Arc<Mutex<Vec<u8>>>);
+
+impl Packed {
+    fn take(&self) -> Bytes {
+        let mut packed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Bytes::from(std::mem::take(&mut *packed))
     }
-    bundle.finish()?;
-    Ok(())
+}
+
+impl Write for Packed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut packed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -1,8 +1,9 @@
 //! Studies: submitted, listed, looked at, cancelled, erased.
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::multipart::MultipartRejection;
-use axum::extract::{Multipart, State};
-use axum::http::header::{ETAG, IF_NONE_MATCH, LINK, LOCATION};
+use axum::extract::State;
+use axum::http::header::{CONTENT_LENGTH, ETAG, IF_NONE_MATCH, LINK, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dawson_inference::problem::{Code, Problem};
@@ -13,12 +14,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::App;
-use super::super::extract::{Fields, Id, idempotency_key, wait};
+use super::super::extract::{Caller, Fields, Id, idempotency_key, matches_any, wait};
 use super::super::options::Options;
 use super::super::problem::Failure;
-use super::super::upload;
+use super::super::upload::{self, Arrived, Form};
 use super::super::wire::{JobBody, JobsBody, path_of};
 use crate::jobs::{JobView, Submission};
+use crate::keys::Scope;
 use crate::store::{self, JobId, Page};
 
 pub(in crate::http) fn router() -> OpenApiRouter<App> {
@@ -59,6 +61,7 @@ struct StudyForm {
     post,
     path = "/v1/segmentations",
     tag = "segmentations",
+    security(("api_key" = ["submit"])),
     request_body(content = StudyForm, content_type = "multipart/form-data"),
     params(
         ("Prefer" = Option<String>, Header, description = "wait=N: wait up to N seconds for the end"),
@@ -77,27 +80,36 @@ struct StudyForm {
 )]
 async fn submit(
     State(app): State<App>,
+    caller: Caller,
     headers: HeaderMap,
-    form: Result<Multipart, MultipartRejection>,
+    form: Form,
 ) -> Result<Response, Failure> {
-    let form = form.map_err(|e| not_a_form(&e))?;
     let key = idempotency_key(&headers)?;
     if key.is_none() {
         // With a key the job may be known already; then there is no need of room.
-        app.jobs.check_room().await?;
+        app.jobs.check_room(length(&headers)).await?;
     }
-    let folder = app.jobs.new_upload().await?;
-    let arrived = upload::receive(form, &folder, &app.config, app.jobs.segmenter().limits()).await;
+    let upload = app.jobs.new_upload().await?;
+    let limits = app.jobs.segmenter().limits();
+    let arrived = upload::receive(form, upload.folder(), &app.config, limits).await;
+    let arrived = arrived
+        .and_then(|arrived| in_range(&app, arrived))
+        .and_then(|arrived| in_a_hurry(&caller, arrived));
     let arrived = match arrived {
         Ok(arrived) => arrived,
         Err(failure) => {
-            app.jobs.drop_upload(folder).await;
+            upload.discard().await;
             return Err(failure);
         }
     };
     let submission = Submission {
-        upload: folder,
+        upload,
         inputs: arrived.inputs,
+        headers: arrived.headers,
+        owner: caller.owner,
+        priority: arrived.options.priority.map(Into::into).unwrap_or_default(),
+        deadline: arrived.options.deadline_s.map(Duration::from_secs),
+        callback_url: arrived.options.callback_url,
         label: arrived.options.label,
         model: arrived.options.model,
         options: arrived.options_text,
@@ -107,8 +119,8 @@ async fn submit(
     let id = job.id;
     let patience = wait(&headers, app.config.max_wait);
     let view = match patience {
-        Some(patience) => app.jobs.wait(id, patience).await?,
-        None => app.jobs.get(id).await?,
+        Some(patience) => app.jobs.wait(&caller.sees, id, patience).await?,
+        None => app.jobs.get(&caller.sees, id).await?,
     };
     let status = if view.job.state.has_ended() {
         StatusCode::OK
@@ -123,13 +135,30 @@ async fn submit(
     Ok(response)
 }
 
-fn not_a_form(rejection: &MultipartRejection) -> Failure {
-    match rejection {
-        MultipartRejection::InvalidBoundary(_) => {
-            let detail = "a study is submitted as multipart/form-data with a boundary";
-            Failure::new(Code::UnsupportedMediaType, detail)
-        }
-        other => Failure::new(Code::MalformedRequest, other.to_string()),
+/// What the headers say about the body's bytes; 0 if they do not.
+fn length(headers: &HeaderMap) -> u64 {
+    headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// What is urgent goes before all others, so not everybody may say it.
+fn in_a_hurry(caller: &Caller, arrived: Arrived) -> Result<Arrived, Failure> {
+    let priority: store::Priority = arrived.options.priority.map(Into::into).unwrap_or_default();
+    if priority == store::Priority::Urgent {
+        caller.must(Scope::Urgent)?;
+    }
+    Ok(arrived)
+}
+
+/// Names every option that is out of its range for the model.
+fn in_range(app: &App, arrived: Arrived) -> Result<Arrived, Failure> {
+    let model = app.jobs.model(arrived.options.model.as_deref())?;
+    let wrong = arrived.options.out_of_range(&model.manifest);
+    match Failure::all(wrong.into_iter().map(upload::invalid_option).collect()) {
+        Some(failure) => Err(failure),
+        None => Ok(arrived),
     }
 }
 
@@ -161,6 +190,7 @@ struct ListFields {
     get,
     path = "/v1/segmentations",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(ListFields),
     responses(
         (status = 200, description = "A page of jobs", body = JobsBody, headers(("Link" = String, description = "rel=\"next\", if there is more"))),
@@ -170,6 +200,7 @@ struct ListFields {
 )]
 async fn list(
     State(app): State<App>,
+    caller: Caller,
     Fields(fields): Fields<ListFields>,
 ) -> Result<Response, Failure> {
     let malformed = |detail: String| Failure::new(Code::MalformedRequest, detail);
@@ -194,11 +225,15 @@ async fn list(
         .transpose()?;
     let mut jobs = app
         .jobs
-        .list(Page {
-            state,
-            before,
-            limit: limit + 1,
-        })
+        .list(
+            &caller.sees,
+            Page {
+                owner: None,
+                state,
+                before,
+                limit: limit + 1,
+            },
+        )
         .await?;
     let more = jobs.len() as i64 > limit;
     jobs.truncate(usize::try_from(limit).unwrap_or(0));
@@ -227,6 +262,7 @@ async fn list(
     get,
     path = "/v1/segmentations/{id}",
     tag = "segmentations",
+    security(("api_key" = ["read"])),
     params(
         ("id" = String, Path, description = "the job"),
         ("Prefer" = Option<String>, Header, description = "wait=N"),
@@ -239,15 +275,19 @@ async fn list(
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn get(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response, Failure> {
+async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let patience = wait(&headers, app.config.max_wait);
     let view = match patience {
-        Some(patience) => app.jobs.wait(id, patience).await?,
-        None => app.jobs.get(id).await?,
+        Some(patience) => app.jobs.wait(&caller.sees, id, patience).await?,
+        None => app.jobs.get(&caller.sees, id).await?,
     };
     let etag = etag(&view);
-    let seen = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let mut response = if seen == Some(etag.as_str()) {
+    let mut response = if matches_any(headers.get(IF_NONE_MATCH), &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         Json(JobBody::from(view)).into_response()
@@ -261,7 +301,7 @@ fn etag(view: &JobView) -> String {
     let job = &view.job;
     let all = format!(
         "{:?} {} {:?} {:?} {:?}",
-        job.state, job.attempt, job.ended_at, job.progress, view.queue
+        job.state, job.attempt, job.ended_at, view.advance, view.queue
     );
     let digest = dawson_inference::models::hex(&Sha256::digest(all.as_bytes()));
     format!("\"{}\"", &digest[..16])
@@ -274,6 +314,7 @@ fn etag(view: &JobView) -> String {
     post,
     path = "/v1/segmentations/{id}/cancel",
     tag = "segmentations",
+    security(("api_key" = ["submit"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 202, description = "Cancelled", body = JobBody),
@@ -282,8 +323,8 @@ fn etag(view: &JobView) -> String {
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Response, Failure> {
-    let view = app.jobs.cancel(id).await?;
+async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Failure> {
+    let view = app.jobs.cancel(&caller.sees, id).await?;
     Ok((StatusCode::ACCEPTED, Json(JobBody::from(view))).into_response())
 }
 
@@ -294,6 +335,7 @@ async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Response, Failure>
     delete,
     path = "/v1/segmentations/{id}",
     tag = "segmentations",
+    security(("api_key" = ["submit"])),
     params(("id" = String, Path, description = "the job")),
     responses(
         (status = 204, description = "Erased"),
@@ -301,7 +343,7 @@ async fn cancel(State(app): State<App>, Id(id): Id) -> Result<Response, Failure>
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn erase(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Failure> {
-    app.jobs.erase(id).await?;
+async fn erase(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<StatusCode, Failure> {
+    app.jobs.erase(&caller.sees, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

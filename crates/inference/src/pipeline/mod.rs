@@ -6,6 +6,7 @@
 mod artifacts;
 mod error;
 mod infer;
+mod needs;
 mod settings;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use dawson_imaging::resample::{Resampling, resample};
 use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
 pub use error::{Error, engine_code, model_code, nifti_code};
+pub use needs::Needs;
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 use sha2::{Digest, Sha256};
@@ -215,7 +217,8 @@ fn segment(
     warnings.extend(inferred.warning.clone());
 
     clock.enter(Stage::Restore)?;
-    let (probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
+    let (mut probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
+    to_steps(&mut probability);
 
     clock.enter(Stage::Count)?;
     let rule = CountingRule {
@@ -259,6 +262,17 @@ fn segment(
         frame,
         outputs,
     })
+}
+
+/// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times
+/// as large.
+const STEPS: f32 = 16384.0;
+
+fn to_steps(probability: &mut Volume<f32>) {
+    let samples = probability.samples_mut();
+    samples
+        .par_iter_mut()
+        .for_each(|p| *p = (*p * STEPS).round() / STEPS);
 }
 
 /// Times the stages and stops between them once the study is no longer wanted.

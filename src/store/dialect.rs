@@ -1,0 +1,164 @@
+//! Where the two databases differ: their schema and three turns of phrase.
+use sqlx::AssertSqlSafe;
+
+use super::Error;
+
+/// The version of the schema that this program reads and writes.
+pub(super) const VERSION: i64 = 1;
+
+/// A database that rows are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// One process, one file.
+    Sqlite,
+    /// Several processes share one server.
+    Postgres,
+}
+
+impl Dialect {
+    /// What an address such as `sqlite:…` or `postgres://…` speaks.
+    pub(super) fn of(address: &str) -> Result<Self, Error> {
+        match address.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Ok(Self::Sqlite),
+            Some("postgres" | "postgresql") => Ok(Self::Postgres),
+            _ => Err(Error::Unsuitable(
+                "a database is given as sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Begins a transaction that nobody else's writing can come between.
+    pub(super) fn begin(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN",
+        }
+    }
+
+    /// Makes submissions wait for one another, so that a full queue takes no more; none where
+    /// [`Dialect::begin`] does that.
+    pub(super) fn one_at_a_time(self) -> Option<&'static str> {
+        // The key is arbitrary, but must be the same in every process.
+        (self == Self::Postgres).then_some("SELECT 1 FROM pg_advisory_xact_lock(7306089)")
+    }
+
+    /// Passes over rows that another process is about to take.
+    fn skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => "FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// Takes the next job: `$1` worker, `$2` lease, `$3` now, `$4` room in bytes, `$5` all the room there is.
+    ///
+    /// The first in order is taken or none: what is small does not go round what is large for ever.
+    pub(super) fn lease(self) -> AssertSqlSafe<String> {
+        AssertSqlSafe(format!(
+            "UPDATE jobs SET state = 'running', worker = $1, lease_until = $2, attempt = attempt + 1,
+                             started_at = coalesce(started_at, $3), attempt_at = $3, progress = NULL
+             WHERE id = (SELECT id FROM jobs
+                         WHERE state = 'queued' AND leaving IS NULL AND not_before <= $3 AND memory_bytes <= $5
+                               AND (deadline_at IS NULL OR deadline_at > $3)
+                         ORDER BY priority, id LIMIT 1 {})
+                   AND memory_bytes <= $4
+             RETURNING *",
+            self.skip_locked()
+        ))
+    }
+
+    /// Takes an end that was not told yet: `$1` now, `$2` when it may be given out again.
+    pub(super) fn next_callback(self) -> AssertSqlSafe<String> {
+        AssertSqlSafe(format!(
+            "UPDATE jobs SET callback_tries = callback_tries + 1, callback_not_before = $2
+             WHERE id = (SELECT id FROM jobs
+                         WHERE callback_url IS NOT NULL AND callback_done_at IS NULL AND ended_at IS NOT NULL
+                               AND leaving IS NULL AND callback_not_before <= $1
+                         ORDER BY callback_not_before LIMIT 1 {})
+             RETURNING *",
+            self.skip_locked()
+        ))
+    }
+
+    /// Makes the tables that are not there.
+    pub(super) fn schema(self) -> AssertSqlSafe<String> {
+        let strict = match self {
+            Self::Sqlite => "STRICT",
+            Self::Postgres => "",
+        };
+        let int = match self {
+            Self::Sqlite => "INTEGER",
+            Self::Postgres => "BIGINT",
+        };
+        let notify = match self {
+            Self::Sqlite => "",
+            Self::Postgres => NOTIFY,
+        };
+        AssertSqlSafe(format!(
+            "CREATE TABLE IF NOT EXISTS dawson_schema (version {int} NOT NULL) {strict};
+             INSERT INTO dawson_schema (version)
+                 SELECT {VERSION} WHERE NOT EXISTS (SELECT 1 FROM dawson_schema);
+             CREATE TABLE IF NOT EXISTS jobs (
+                 id TEXT PRIMARY KEY NOT NULL,
+                 owner TEXT,
+                 state TEXT NOT NULL,
+                 priority {int} NOT NULL,
+                 deadline_at {int},
+                 memory_bytes {int} NOT NULL,
+                 voxels {int} NOT NULL,
+                 input_bytes {int} NOT NULL,
+                 label TEXT,
+                 model TEXT NOT NULL,
+                 options TEXT NOT NULL,
+                 inputs TEXT NOT NULL,
+                 idempotency_key TEXT,
+                 fingerprint TEXT NOT NULL,
+                 created_at {int} NOT NULL,
+                 started_at {int},
+                 attempt_at {int},
+                 ended_at {int},
+                 not_before {int} NOT NULL DEFAULT 0,
+                 attempt {int} NOT NULL DEFAULT 0,
+                 retries {int} NOT NULL DEFAULT 0,
+                 crashes {int} NOT NULL DEFAULT 0,
+                 worker TEXT,
+                 lease_until {int},
+                 leaving TEXT,
+                 progress TEXT,
+                 error TEXT,
+                 callback_url TEXT,
+                 callback_tries {int} NOT NULL DEFAULT 0,
+                 callback_not_before {int} NOT NULL DEFAULT 0,
+                 callback_done_at {int}
+             ) {strict};
+             CREATE INDEX IF NOT EXISTS jobs_in_order ON jobs (state, priority, id);
+             CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_at);
+             CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (coalesce(owner, ''), idempotency_key);
+             CREATE TABLE IF NOT EXISTS artifacts (
+                 job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+                 name TEXT NOT NULL,
+                 media_type TEXT NOT NULL,
+                 bytes {int} NOT NULL,
+                 sha256 TEXT NOT NULL,
+                 PRIMARY KEY (job, name)
+             ) {strict};
+             {notify}"
+        ))
+    }
+}
+
+/// The channel that changed jobs are told on.
+pub(super) const CHANNEL: &str = "dawson_jobs";
+
+/// Tells every process which job has changed; by a trigger, so that no statement can forget it.
+const NOTIFY: &str = "
+CREATE OR REPLACE FUNCTION dawson_job_changed() RETURNS trigger AS $$
+BEGIN
+    PERFORM pg_notify('dawson_jobs', coalesce(NEW.id, OLD.id));
+    RETURN NULL;
+END $$ LANGUAGE plpgsql;
+CREATE OR REPLACE TRIGGER dawson_job_changed
+    AFTER INSERT OR DELETE OR UPDATE OF state, leaving, progress ON jobs
+    FOR EACH ROW EXECUTE FUNCTION dawson_job_changed();
+";

@@ -1,0 +1,269 @@
+"""What the tests of the running service need: the service, databases, buckets, faults; all of them real."""
+import ctypes
+import http.client
+import json
+import mmap
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = os.environ.get("DAWSON_BIN", "")
+TINY = ("--models", str(ROOT / "tests/fixtures/models"), "--model", "tiny-lesion", "--device", "cpu", "--threads", "1",
+        "--min-free-bytes", "0")
+
+sys.path.insert(0, str(ROOT / "tools"))
+import demo  # noqa: E402  (the demo's client is the plainest one there is)
+
+needs_program = pytest.mark.skipif(not PROGRAM, reason="DAWSON_BIN names no program")
+
+
+class Service:
+    """A `dawson serve` process on a free port. What it logs lies in `log`."""
+
+    def __init__(self, state: pathlib.Path, *flags: str, log: str = "warn", env: dict | None = None):
+        state.mkdir(parents=True, exist_ok=True)
+        self.log = state / "log"
+        words = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--state", str(state), "--log", log, *flags]
+        with self.log.open("a") as kept:
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=kept, text=True, cwd=ROOT,
+                                            env={**os.environ, **(env or {})})
+        line = self.process.stdout.readline()
+        found = re.search(r"https?://(\S+)", line)
+        assert found, f"did not start: {line}{self.log.read_text()[-2000:]}"
+        self.address = found.group(1)
+
+    def call(self, method: str, path: str, body: bytes | None = None, timeout: float = 600, **headers: str):
+        connection = http.client.HTTPConnection(self.address, timeout=timeout)
+        try:
+            connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, scans: dict[str, pathlib.Path], options: dict | None = None, **headers: str):
+        """Status and JSON of a submission."""
+        body, kind = demo.form(scans)
+        if options is not None:
+            boundary = kind.split("boundary=")[1]
+            part = (f"--{boundary}\r\nContent-Disposition: form-data; name=\"options\"\r\n\r\n"
+                    f"{json.dumps(options)}\r\n").encode()
+            body = part + body
+        status, answer = self.call("POST", "/v1/segmentations", body, Content_Type=kind, **headers)
+        return status, json.loads(answer)
+
+    def submit(self, scans: dict[str, pathlib.Path], options: dict | None = None, wait: int = 300) -> dict:
+        status, answer = self.post(scans, options, **({"Prefer": f"wait={wait}"} if wait else {}))
+        assert status in (200, 202), answer
+        return answer
+
+    def job(self, job: str, wait: int = 0) -> dict:
+        status, answer = self.call("GET", f"/v1/segmentations/{job}", **({"Prefer": f"wait={wait}"} if wait else {}))
+        assert status == 200, answer
+        return json.loads(answer)
+
+    def artifact(self, job: dict, name: str) -> bytes:
+        status, content = self.call("GET", f"{job['links']['artifacts']}/{name}")
+        assert status == 200, content
+        return content
+
+    def resident(self) -> int:
+        """Bytes in memory now."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
+
+    def handles(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) == 0, self.log.read_text()[-2000:]
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def phantom(folder: pathlib.Path, *contrasts: str, spacing: float = 3, seed: int = 5) -> dict[str, pathlib.Path]:
+    """Scans of a synthetic head, by contrast."""
+    subprocess.run([PROGRAM, "phantom", "--seed", str(seed), "--out", str(folder), "--spacing", ",".join([str(spacing)] * 3),
+                    "--contrasts", ",".join(contrasts)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return {c: folder / f"{c}.nii.gz" for c in contrasts}
+
+
+class Postgres:
+    """A PostgreSQL server of the test's own, at a port of this machine."""
+
+    def __init__(self):
+        versions = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        if not versions:
+            pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+        self.bin = versions[-1].parent
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="dawson-postgres-"))
+        self.owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self.owner:
+            who = pwd.getpwnam("postgres")
+            os.chown(self.folder, who.pw_uid, who.pw_gid)
+        self.port = free_port()
+        self.run("initdb", "-A", "trust", "-U", "dawson", "--no-sync", "-D", self.folder / "data")
+        self.process = subprocess.Popen(
+            [*self.owner, self.bin / "postgres", "-D", self.folder / "data", "-k", self.folder, "-p", str(self.port),
+             "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+        wait_until(lambda: subprocess.run([self.bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+                                          ).returncode == 0, 30)
+
+    def run(self, program: str, *words):
+        return subprocess.run([*self.owner, self.bin / program, *words], check=True, capture_output=True, text=True, cwd="/")
+
+    def database(self, name: str) -> str:
+        self.run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "dawson", name)
+        return f"postgres://dawson@127.0.0.1:{self.port}/{name}"
+
+    def ask(self, name: str, sql: str) -> list[list[str]]:
+        done = self.run("psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "dawson", "-At", "-F", "\t", "-c", sql, name)
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def stop(self):
+        self.run("pg_ctl", "-D", self.folder / "data", "stop", "-m", "immediate")
+        self.process.wait(30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Bucket:
+    """An S3-compatible server (rclone) on a folder."""
+
+    def __init__(self, folder: pathlib.Path):
+        program = pathlib.Path(sys.executable).with_name("rclone")
+        if not program.exists():
+            pytest.skip("rclone is not installed (tests/reference/requirements.txt brings it)")
+        (folder / "scans").mkdir(parents=True)
+        self.folder, port = folder, free_port()
+        self.process = subprocess.Popen(
+            [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "dawson,not-so-secret", folder],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 30)
+        self.address = "s3://scans/service"
+        self.env = {"AWS_ACCESS_KEY_ID": "dawson", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_REGION": "x",
+                    "AWS_ENDPOINT": f"http://127.0.0.1:{port}", "AWS_ALLOW_HTTP": "true"}
+
+    def objects(self) -> list[str]:
+        top = self.folder / "scans"
+        return sorted(str(p.relative_to(top)) for p in top.rglob("*") if p.is_file())
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+class Faults:
+    """Operations on files that fail when they are told to; see faults.c."""
+
+    def __init__(self, folder: pathlib.Path, below: pathlib.Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        library = folder / "faults.so"
+        if shutil.which("cc") is None:
+            pytest.skip("no C compiler")
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, ROOT / "tests/holds/faults.c", "-ldl"], check=True)
+        control = folder / "control"
+        control.write_bytes(bytes(32))
+        with control.open("r+b") as file:
+            self.mapped = mmap.mmap(file.fileno(), 32)
+        self.env = {"LD_PRELOAD": str(library), "FAULTS_CONTROL": str(control), "FAULTS_BELOW": str(below)}
+
+    @property
+    def count(self) -> int:
+        return struct.unpack_from("q", self.mapped, 0)[0]
+
+    def fail(self, after: int, how: int, times: int = 1) -> None:
+        """The operation that comes after so many others fails with an errno, or kills (how = -1)."""
+        begin = self.count + after + 1
+        struct.pack_into("qqq", self.mapped, 8, 0, begin + times, how)
+        struct.pack_into("q", self.mapped, 8, begin)
+
+    def heal(self) -> None:
+        struct.pack_into("q", self.mapped, 8, 0)
+
+    @property
+    def happened(self) -> bool:
+        begin = struct.unpack_from("q", self.mapped, 8)[0]
+        return bool(begin) and self.count >= begin
+
+
+class Proxy:
+    """A way to a server that breaks after so many messages of a client."""
+
+    def __init__(self, port: int):
+        self.target = port
+        self.left: int | None = None
+        self.broke = 0
+        self.count = 0
+        self.lock = threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.target))
+            threading.Thread(target=self.carry, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self.carry, args=(server, client, False), daemon=True).start()
+
+    def carry(self, source, sink, counted):
+        try:
+            while piece := source.recv(65536):
+                if counted and self.breaks():
+                    break
+                sink.sendall(piece)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def breaks(self) -> bool:
+        with self.lock:
+            self.count += 1
+            if self.left is None:
+                return False
+            self.left -= 1
+            if self.left > 0:
+                return False
+            self.left, self.broke = None, self.broke + 1
+            return True
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def wait_until(holds, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def die_with_parent() -> None:
+    """A child ends when its test does."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,0 +1,241 @@
+"""Every operation fails once, in turn; the disk fills up; the process dies at any of them. Nothing that was
+acknowledged is lost, nothing half-written is seen, and nobody has to lend a hand."""
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import random
+import sqlite3
+import subprocess
+import time
+
+import pytest
+from support import TINY, Faults, Proxy, Service, needs_program, wait_until
+
+pytestmark = needs_program
+
+
+def all_is_well(service: Service, state: pathlib.Path, jobs: list[str]) -> None:
+    """Every job has ended once, with whole results and without its scans; nothing else lies about."""
+    for job in jobs:
+        ended = service.job(job, wait=60)
+        assert ended["state"] == "succeeded", ended["error"]
+        listed = json.loads(service.call("GET", ended["links"]["artifacts"])[1])["artifacts"]
+        assert len(listed) == 5
+        for artifact in listed:
+            assert hashlib.sha256(service.artifact(ended, artifact["name"])).hexdigest() == artifact["sha256"]
+    wait_until(lambda: not any((state / "jobs" / job / "inputs").exists() for job in jobs), 10)
+    for job in jobs:
+        assert len(list((state / "jobs" / job).iterdir())) == 1, "one attempt's results"
+        assert not list((state / "jobs" / job).rglob("*.tmp"))
+
+
+def survives(service: Service, state: pathlib.Path) -> None:
+    assert service.process.poll() is None, service.log.read_text()[-3000:]
+    assert "panicked" not in service.log.read_text()
+
+
+@pytest.mark.parametrize("how", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+def test_each_operation_on_files_fails_once(tmp_path, flair, long, how):
+    state = tmp_path / "state"
+    faults = Faults(tmp_path / "faults", state)
+    service = Service(state, *TINY, "--lease-s", "1", env=faults.env)
+    begun = faults.count
+    assert service.submit(flair)["state"] == "succeeded"
+    time.sleep(0.2)
+    operations = faults.count - begun
+    assert operations > 20
+    acknowledged, refused, broken = [], 0, []
+    # Every one in the long form; a stride that meets all kinds of them in the short one.
+    for n in range(0, operations + 5, 1 if long else 3):
+        faults.fail(after=n, how=how)
+        status, answer = service.post(flair, Idempotency_Key=f"{how}-{n}")
+        survives(service, state)
+        if status == 202:
+            acknowledged.append((n, answer["id"]))
+        else:
+            assert status == 503 and answer["code"] == "storage_failed", answer
+            refused += 1
+            faults.heal()
+            # The same request again: nothing of the refused one is in its way.
+            status, answer = service.post(flair, Idempotency_Key=f"{how}-{n}")
+            assert status == 202, answer
+            acknowledged.append((n, answer["id"]))
+        broken.append(faults.happened)
+        ended = service.job(answer["id"], wait=60)
+        assert ended["state"] == "succeeded", (n, ended["error"])
+    faults.heal()
+    assert refused > 3 and len(acknowledged) > refused
+    all_is_well(service, state, [job for _, job in acknowledged])
+    assert service.call("GET", "/readyz")[0] == 200
+    service.stop()
+    rows = sqlite3.connect(state / "dawson.sqlite").execute("PRAGMA integrity_check").fetchall()
+    assert rows == [("ok",)]
+
+
+def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, flair):
+    state = tmp_path / "state"
+    faults = Faults(tmp_path / "faults", state)
+    service = Service(state, *TINY, "--lease-s", "1", "--retries", "20", env=faults.env)
+    jobs = [service.submit(flair, wait=0)["id"] for _ in range(4)]
+    faults.fail(after=3, how=errno.ENOSPC, times=10**9)
+    status, answer = service.post(flair)
+    assert status == 503 and answer["code"] == "storage_failed"
+    time.sleep(3)
+    survives(service, state)
+    assert service.call("GET", "/healthz")[0] == 200
+    faults.heal()
+    all_is_well(service, state, jobs)
+    assert service.submit(flair)["state"] == "succeeded"
+    service.stop()
+
+
+@contextlib.contextmanager
+def small_disk(folder: pathlib.Path, size: str):
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_real_disk_that_fills_up_is_refused_before_and_recovers_by_itself(tmp_path, flair):
+    """Results are kept until the disk is nearly full; then new work is refused, what was taken ends, and what is
+    erased or too old makes room."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, "24m"):
+        flags = [word for word in TINY if word not in ("--min-free-bytes", "0")]
+        service = Service(disk / "state", *flags, "--min-free-bytes", str(4 << 20), "--results-ttl-s", "15")
+        taken, refused = [], None
+        for _ in range(400):
+            status, answer = service.post(flair)
+            if status == 503:
+                refused = answer
+                break
+            assert status == 202, answer
+            taken.append(answer["id"])
+            service.job(answer["id"], wait=30)
+        assert refused and refused["code"] == "storage_failed" and "free" in refused["detail"], refused
+        status, ready = service.call("GET", "/readyz")
+        assert status == 503 and b'"disk"' in ready
+        # What was taken has ended or is gone by its time, and by then there is room again.
+        wait_until(lambda: service.call("GET", "/readyz")[0] == 200, 60)
+        assert service.submit(flair)["state"] == "succeeded"
+        survives(service, disk / "state")
+        service.stop()
+
+
+def kill_and_check(state, flags, env, flair, moment, count=10, inspect=None):
+    """Ten jobs; the process dies in between; the next one ends what was acknowledged, each once."""
+    service = Service(state, *flags, env=env)
+    acknowledged = {}
+    try:
+        moment(service)
+        for n in range(count):
+            status, answer = service.post(flair, Idempotency_Key=f"job-{n}")
+            assert status == 202, answer
+            acknowledged[n] = answer["id"]
+        for job in acknowledged.values():
+            service.job(job, wait=30)
+    except (OSError, ValueError, http_error()):
+        pass
+    service.process.kill()
+    service.process.wait()
+    return acknowledged
+
+
+def http_error():
+    import http.client
+    return http.client.HTTPException
+
+
+def check_after(service, state, flair, acknowledged, folders=True):
+    again = {}
+    for n in acknowledged:
+        status, answer = service.post(flair, Idempotency_Key=f"job-{n}")
+        assert status in (200, 202) and answer["id"] == acknowledged[n], "an idempotent resubmission gives the same job"
+        again[n] = answer["id"]
+    if folders:
+        all_is_well(service, state, list(acknowledged.values()))
+    else:
+        for job in acknowledged.values():
+            assert service.job(job, wait=60)["state"] == "succeeded"
+
+
+def test_killed_at_an_operation_on_a_file(tmp_path, flair, long):
+    """The process dies at exactly the n-th operation, for n spread over a run of jobs."""
+    state = tmp_path / "measure"
+    faults = Faults(tmp_path / "faults", state)
+    service = Service(state, *TINY, env=faults.env)
+    begun = faults.count
+    for n in range(3):
+        service.submit(flair)
+    operations = faults.count - begun
+    service.stop()
+    points = range(operations) if long else random.Random(1).sample(range(operations), 10)
+    for n in points:
+        state = tmp_path / f"state-{n}"
+        faults = Faults(tmp_path / f"faults-{n}", state)
+        acknowledged = kill_and_check(state, TINY, faults.env, flair, lambda _: faults.fail(after=n, how=-1), count=3)
+        survivor = Service(state, *TINY)
+        check_after(survivor, state, flair, acknowledged)
+        survivor.stop()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_killed_at_a_random_moment(tmp_path, flair, long, kind, postgres):
+    """Runs of ten jobs, killed after a random time: 1,000 in the long form over both stores."""
+    chance = random.Random(7)
+    for n in range(500 if long else 8):
+        state = tmp_path / f"state-{n}"
+        env = {"DAWSON_DATABASE": postgres.database(f"kill{os.getpid()}x{n}")} if kind == "postgres" else None
+        flags = (*TINY, "--lease-s", "1")
+        delay = chance.uniform(0, 2.0)
+
+        def moment(service):
+            import threading
+            threading.Timer(delay, service.process.kill).start()
+
+        acknowledged = kill_and_check(state, flags, env, flair, moment)
+        survivor = Service(state, *flags, env=env)
+        check_after(survivor, state, flair, acknowledged)
+        survivor.stop()
+        subprocess.run(["rm", "-rf", state], check=True)
+
+
+def test_the_connection_to_the_database_breaks_at_each_message(tmp_path, flair, long, postgres):
+    postgres.database("breaks")
+    proxy = Proxy(postgres.port)
+    service = Service(tmp_path / "state", *TINY, "--lease-s", "2",
+                      env={"DAWSON_DATABASE": f"postgres://dawson@127.0.0.1:{proxy.port}/breaks"})
+    begun = proxy.count
+    service.submit(flair)
+    messages = proxy.count - begun
+    assert messages > 10
+    jobs = []
+    for n in range(1, messages + 2, 1 if long else 4):
+        proxy.left = n
+        for attempt in itertools.count():
+            status, answer = service.post(flair, Idempotency_Key=f"key-{n}")
+            if status == 202:
+                break
+            assert status == 503 and answer["code"] == "storage_failed" and attempt < 20, answer
+            time.sleep(0.1)
+        # To ask may fail as well while connections are made anew.
+        for attempt in itertools.count():
+            status, ended = service.call("GET", f"/v1/segmentations/{answer['id']}", Prefer="wait=30")
+            if status == 200 and json.loads(ended)["state"] == "succeeded":
+                break
+            assert attempt < 40, ended
+            time.sleep(0.5)
+        jobs.append(answer["id"])
+    proxy.left = None
+    assert proxy.broke > 3
+    rows = postgres.ask("breaks", "SELECT state, count(*) FROM jobs GROUP BY state")
+    assert rows == [["succeeded", str(len(jobs) + 1)]]
+    service.stop()

@@ -1,0 +1,678 @@
+//! Who may do what; and what stands in the headers of every answer.
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, Request};
+use dawson::http::{AccessConfig, ListenConfig, MetricsAccess, Tls};
+use dawson::keys::{self, KeyFile, NewKey, Scope};
+use dawson_imaging::study::Contrast;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+use super::support::{
+    Answer, Form, Listening, PATIENCE, Service, ServiceOptions, open_to_all, patient,
+};
+
+/// A file of keys that a service reads.
+struct Ring {
+    folder: PathBuf,
+    file: Arc<KeyFile>,
+}
+
+impl Ring {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("dawson-ring-{}", ulid::Ulid::generate()));
+        let file = Arc::new(KeyFile::open(folder.join("keys.toml")).unwrap());
+        Self { folder, file }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join("keys.toml")
+    }
+
+    /// A new key's text and id.
+    fn key(&self, name: &str, scopes: &[Scope]) -> (String, String) {
+        let new = NewKey {
+            name: name.to_owned(),
+            scopes: scopes.iter().copied().collect(),
+            expires: None,
+        };
+        let (secret, key) = keys::create(&self.path(), new, Timestamp::now()).unwrap();
+        self.file.reload().unwrap();
+        (secret, key.id)
+    }
+
+    fn access(&self) -> AccessConfig {
+        AccessConfig {
+            keys: Some(Arc::clone(&self.file)),
+            ..open_to_all()
+        }
+    }
+
+    async fn service(&self) -> Service {
+        with(self.access()).await
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn with(access: AccessConfig) -> Service {
+    Service::idle(ServiceOptions {
+        access,
+        ..ServiceOptions::default()
+    })
+    .await
+}
+
+fn request(method: &Method, path: &str, key: Option<&str>) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(key) = key {
+        request = request.header("authorization", format!("Bearer {key}"));
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+async fn get(service: &Service, path: &str, key: &str) -> Answer {
+    service.send(request(&Method::GET, path, Some(key))).await
+}
+
+async fn submit(service: &Service, key: &str, more: &[(&str, &str)]) -> Answer {
+    let bearer = format!("Bearer {key}");
+    let mut headers = vec![("authorization", bearer.as_str())];
+    headers.extend(more);
+    service
+        .send(Form::of(&[Contrast::Flair]).request(&headers))
+        .await
+}
+
+const JOB: &str = "/v1/segmentations/01KB0V7Z6N3W7Q1X5F6J8R9T2M";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_scope_opens_its_routes_and_no_others() {
+    use Scope::{Admin, Read, Submit};
+    let ring = Ring::new();
+    let keys: Vec<(Scope, String)> = Scope::ALL
+        .iter()
+        .map(|&scope| (scope, ring.key(scope.name(), &[scope]).0))
+        .collect();
+    let service = ring.service().await;
+    let job = |rest: &str| format!("{JOB}{rest}");
+    let v1 = "/v1/segmentations".to_owned();
+    let matrix: Vec<(Method, String, &[Scope])> = vec![
+        (Method::POST, v1.clone(), &[Submit, Admin]),
+        (Method::GET, v1, &[Read, Admin]),
+        (Method::GET, job(""), &[Read, Admin]),
+        (Method::DELETE, job(""), &[Submit, Admin]),
+        (Method::POST, job("/cancel"), &[Submit, Admin]),
+        (Method::GET, job("/events"), &[Read, Admin]),
+        (Method::GET, job("/artifacts"), &[Read, Admin]),
+        (
+            Method::GET,
+            job("/artifacts/lesions.nii.gz"),
+            &[Read, Admin],
+        ),
+        (Method::GET, job("/bundle.zip"), &[Read, Admin]),
+        (Method::GET, "/v1/models".to_owned(), &[Submit, Read, Admin]),
+        (
+            Method::GET,
+            "/v1/models/tiny-lesion".to_owned(),
+            &[Submit, Read, Admin],
+        ),
+    ];
+    for (method, path, allowed) in &matrix {
+        let methods = if *method == Method::GET {
+            vec![Method::GET, Method::HEAD]
+        } else {
+            vec![method.clone()]
+        };
+        for method in methods {
+            for key in [None, Some(""), Some("dawson_00"), Some("x y")] {
+                let answer = service.send(request(&method, path, key)).await;
+                assert_eq!(answer.status, 401, "{method} {path} {key:?}");
+                assert!(answer.header("www-authenticate").starts_with("Bearer"));
+            }
+            for (scope, key) in &keys {
+                let answer = service.send(request(&method, path, Some(key))).await;
+                let refused = answer.status == 403;
+                assert_ne!(answer.status, 401, "{method} {path} {scope}");
+                assert_eq!(refused, !allowed.contains(scope), "{method} {path} {scope}");
+                if refused && method != Method::HEAD {
+                    assert_eq!(answer.problem().1, "forbidden");
+                    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+                    assert!(detail.contains(allowed[0].name()), "{detail}");
+                }
+            }
+        }
+    }
+    // The table above is whole, and what it leaves out is open.
+    let described = service.get("/openapi.json").await.json();
+    let known: BTreeSet<(String, String)> = matrix
+        .iter()
+        .map(|(method, path, _)| {
+            let path = path
+                .replace("01KB0V7Z6N3W7Q1X5F6J8R9T2M", "{id}")
+                .replace("lesions.nii.gz", "{name}")
+                .replace("tiny-lesion", "{name}");
+            (method.as_str().to_ascii_lowercase(), path)
+        })
+        .collect();
+    for (path, methods) in described["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let is_known = known.contains(&(method.clone(), path.clone()));
+            assert_eq!(is_known, path.starts_with("/v1/"), "{method} {path}");
+            let told = operation["responses"].as_object().unwrap();
+            assert_eq!(told.contains_key("401"), is_known, "{method} {path}");
+        }
+    }
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/docs/",
+        "/openapi.json",
+        "/problems/forbidden",
+    ] {
+        assert!(service.get(path).await.status.is_success(), "{path}");
+    }
+    // What is no route is no secret either.
+    assert_eq!(service.get("/nowhere").await.problem().0, 404);
+    let wrong = service.send(request(&Method::PUT, "/healthz", None)).await;
+    assert_eq!(wrong.problem().0, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_another_key_is_not_there() {
+    let ring = Ring::new();
+    let (mine, _) = ring.key("mine", &[Scope::Submit, Scope::Read]);
+    let (other, _) = ring.key("other", &[Scope::Submit, Scope::Read]);
+    let (admin, _) = ring.key("admin", &[Scope::Admin]);
+    let service = ring.service().await;
+    let same = [("idempotency-key", "one")];
+    let job = submit(&service, &mine, &same).await;
+    assert_eq!(job.status, 202);
+    let id = job.json()["id"].as_str().unwrap().to_owned();
+    // Another's idempotency keys are not mine.
+    let theirs = submit(&service, &other, &same).await.json();
+    assert_ne!(theirs["id"], id.as_str());
+    let path = format!("/v1/segmentations/{id}");
+    for rest in [
+        "",
+        "/events",
+        "/artifacts",
+        "/artifacts/report.json",
+        "/bundle.zip",
+    ] {
+        let hidden = get(&service, &format!("{path}{rest}"), &other).await;
+        assert_eq!(hidden.problem(), (404, "not_found".to_owned()), "{rest}");
+        let never = get(&service, &format!("{JOB}{rest}"), &other).await;
+        let (hidden, never) = (hidden.json(), never.json());
+        assert_eq!(hidden["title"], never["title"]);
+    }
+    let cancel = format!("{path}/cancel");
+    for (method, path) in [(Method::POST, &cancel), (Method::DELETE, &path)] {
+        let hidden = service.send(request(&method, path, Some(&other))).await;
+        assert_eq!(hidden.problem().0, 404);
+    }
+    let count = |list: Value| list["jobs"].as_array().unwrap().len();
+    assert_eq!(
+        count(get(&service, "/v1/segmentations", &other).await.json()),
+        1
+    );
+    assert_eq!(
+        count(get(&service, "/v1/segmentations", &admin).await.json()),
+        2
+    );
+    for key in [&mine, &admin] {
+        assert_eq!(get(&service, &path, key).await.status, 200);
+    }
+    let erased = service
+        .send(request(&Method::DELETE, &path, Some(&mine)))
+        .await;
+    assert_eq!(erased.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_expired_or_was_revoked_is_not_taken() {
+    let ring = Ring::new();
+    let (kept, _) = ring.key("kept", &[Scope::Read]);
+    let (taken, id) = ring.key("taken", &[Scope::Read]);
+    let past = |hours| Timestamp::now() - SignedDuration::from_hours(hours);
+    let timed = NewKey {
+        name: "timed".to_owned(),
+        scopes: [Scope::Read].into(),
+        expires: Some(past(1)),
+    };
+    let (timed, _) = keys::create(&ring.path(), timed, past(2)).unwrap();
+    ring.file.reload().unwrap();
+    let service = ring.service().await;
+    let list = "/v1/segmentations";
+    assert_eq!(get(&service, list, &kept).await.status, 200);
+    assert_eq!(get(&service, list, &taken).await.status, 200);
+    let expired = get(&service, list, &timed).await;
+    assert_eq!(expired.problem(), (401, "unauthorized".to_owned()));
+    assert!(
+        expired.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("expired")
+    );
+    keys::revoke(&ring.path(), &id, Timestamp::now()).unwrap();
+    ring.file.reload().unwrap();
+    let revoked = get(&service, list, &taken).await;
+    assert!(
+        revoked.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("revoked")
+    );
+    assert_eq!(get(&service, list, &kept).await.status, 200);
+    // A key says nothing about itself in the answers.
+    assert!(!String::from_utf8_lossy(&revoked.body).contains(&taken[7..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn urgent_needs_its_own_scope() {
+    let ring = Ring::new();
+    let (calm, _) = ring.key("calm", &[Scope::Submit]);
+    let (hasty, _) = ring.key("hasty", &[Scope::Submit, Scope::Urgent]);
+    let service = ring.service().await;
+    for (key, status) in [(calm, 403), (hasty, 202)] {
+        let bearer = format!("Bearer {key}");
+        let form = Form::of(&[Contrast::Flair]).options(&json!({ "priority": "urgent" }));
+        let answer = service
+            .send(form.request(&[("authorization", &bearer)]))
+            .await;
+        assert_eq!(answer.status, status);
+    }
+    let incoming = service.state.join("incoming");
+    assert_eq!(std::fs::read_dir(incoming).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_submit_is_told_before_the_body_comes() {
+    let ring = Ring::new();
+    let (reader, _) = ring.key("reader", &[Scope::Read]);
+    let service = ring.service().await;
+    let server = Listening::start(&service, patient()).await;
+    for (header, status) in [
+        (String::new(), 401),
+        (format!("Authorization: Bearer {reader}\r\n"), 403),
+    ] {
+        let mut line = server
+            .send(format!(
+                "POST /v1/segmentations HTTP/1.1\r\nHost: x\r\n{header}\
+                 Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000000\r\n\
+                 Expect: 100-continue\r\n\r\n"
+            ))
+            .await;
+        let answer = line.rest().await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_asks_too_often_is_told_when_to_come_again() {
+    let ring = Ring::new();
+    let (busy, _) = ring.key("busy", &[Scope::Read]);
+    let (calm, _) = ring.key("calm", &[Scope::Read]);
+    let service = with(AccessConfig {
+        key_rate_per_s: NonZeroU32::MIN,
+        key_burst: NonZeroU32::new(3).unwrap(),
+        ..ring.access()
+    })
+    .await;
+    let mut refused = None;
+    for _ in 0..100 {
+        let answer = get(&service, "/v1/models", &busy).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(refused.problem().1, "too_many_requests");
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(get(&service, "/v1/models", &calm).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_has_only_so_many_requests_under_way() {
+    let ring = Ring::new();
+    let (key, _) = ring.key("one", &[Scope::Submit, Scope::Read]);
+    let service = with(AccessConfig {
+        key_requests: 1,
+        ..ring.access()
+    })
+    .await;
+    let job = submit(&service, &key, &[]).await.json();
+    let server = Listening::start(&service, patient()).await;
+    let events = job["links"]["events"].as_str().unwrap();
+    let mut watching = server
+        .send(format!(
+            "GET {events} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+        ))
+        .await;
+    watching.until("event: state").await;
+    let second = get(&service, "/v1/models", &key).await;
+    assert_eq!(second.problem(), (429, "too_many_requests".to_owned()));
+    drop(watching);
+    let free = async {
+        while get(&service, "/v1/models", &key).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_can_be_closed_and_names_can_be_listed() {
+    let ring = Ring::new();
+    let (reader, _) = ring.key("reader", &[Scope::Read]);
+    let service = with(AccessConfig {
+        metrics: MetricsAccess::NeedKey,
+        hosts: vec!["scans.example".to_owned()],
+        ..ring.access()
+    })
+    .await;
+    let from = |host: &str, path: &str| {
+        let bearer = format!("Bearer {reader}");
+        Request::get(path)
+            .header("host", host)
+            .header("authorization", bearer)
+            .body(Body::empty())
+            .unwrap()
+    };
+    let nobody = Request::get("/metrics").header("host", "scans.example");
+    let nobody = service.send(nobody.body(Body::empty()).unwrap()).await;
+    assert_eq!(nobody.problem().0, 401);
+    for path in ["/metrics", "/v1/models"] {
+        assert_eq!(
+            service.send(from("scans.example:8443", path)).await.status,
+            200
+        );
+        let other = service.send(from("evil.example", path)).await;
+        assert_eq!(other.problem(), (421, "unknown_host".to_owned()));
+    }
+    // Probes come by address.
+    assert_eq!(
+        service.send(from("10.0.0.7:8080", "/healthz")).await.status,
+        200
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_a_request_is_taken_over_only_if_it_is_a_plain_word() {
+    let service = with(open_to_all()).await;
+    let send = |ids: &[&[u8]]| {
+        let mut request = Request::get("/nowhere");
+        for id in ids {
+            request = request.header("x-request-id", HeaderValue::from_bytes(id).unwrap());
+        }
+        service.send(request.body(Body::empty()).unwrap())
+    };
+    let kept = send(&[b"pacs-42:7/a"]).await;
+    assert_eq!(kept.header("x-request-id"), "pacs-42:7/a");
+    assert_eq!(kept.json()["request_id"], "pacs-42:7/a");
+    let long = [b'x'; 129];
+    let wrong: [&[&[u8]]; 6] = [
+        &[],
+        &[b""],
+        &[b"two words"],
+        &[b"<script>"],
+        &[&long],
+        &[b"one", b"two"],
+    ];
+    for ids in wrong {
+        let made = send(ids).await;
+        let id = made.header("x-request-id");
+        assert_eq!(id.len(), 36, "{id}");
+        assert_eq!(made.json()["request_id"], id);
+        assert_eq!(made.headers.get_all("x-request-id").iter().count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_are_told_to_do_nothing_with_an_answer() {
+    let service = with(open_to_all()).await;
+    for path in [
+        "/v1/models",
+        "/v1/nowhere",
+        "/healthz",
+        "/problems/internal",
+        "/docs/",
+    ] {
+        let answer = service.get(path).await;
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer", "{path}");
+        let policy = answer.header("content-security-policy");
+        assert!(policy.contains("default-src 'none'"), "{path}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{path}");
+        assert!(
+            !policy.contains("script-src 'self' 'unsafe-inline'"),
+            "{path}"
+        );
+        let private = answer.header("cache-control") == "no-store";
+        assert_eq!(private, path.starts_with("/v1/"), "{path}");
+    }
+    // The page's own policy lets everything through that the page needs.
+    let page = service.get("/docs/").await;
+    let html = String::from_utf8_lossy(&page.body).into_owned();
+    for tag in html.split("<script").skip(1) {
+        assert!(tag.trim_start().starts_with("src=\"./"), "{tag}");
+    }
+    assert!(
+        page.header("content-security-policy")
+            .contains("script-src 'self'")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_listed_origins_may_ask_and_no_others() {
+    let closed = with(open_to_all()).await;
+    let open = Service::idle(ServiceOptions {
+        cors_origins: vec![HeaderValue::from_static("https://viewer.example")],
+        ..ServiceOptions::default()
+    })
+    .await;
+    let asked = |method: Method, origin: &'static str| {
+        Request::builder()
+            .method(method)
+            .uri("/v1/segmentations")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,prefer")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let allowed = |answer: &Answer| answer.header("access-control-allow-origin").to_owned();
+    let (listed, other) = ("https://viewer.example", "https://evil.example");
+    let preflight = open.send(asked(Method::OPTIONS, listed)).await;
+    assert_eq!(preflight.status, 200);
+    assert_eq!(allowed(&preflight), listed);
+    assert!(
+        preflight
+            .header("access-control-allow-methods")
+            .contains("POST")
+    );
+    assert!(
+        preflight
+            .header("access-control-allow-headers")
+            .contains("authorization")
+    );
+    let seen = open.send(asked(Method::GET, listed)).await;
+    assert_eq!(allowed(&seen), listed);
+    assert!(
+        seen.header("access-control-expose-headers")
+            .contains("location")
+    );
+    assert!(
+        seen.headers
+            .get("access-control-allow-credentials")
+            .is_none()
+    );
+    for method in [Method::OPTIONS, Method::GET] {
+        assert_eq!(allowed(&open.send(asked(method, other)).await), "");
+    }
+    let refused = closed.send(asked(Method::OPTIONS, listed)).await;
+    assert_eq!(refused.problem().0, 405);
+    let seen = closed.send(asked(Method::GET, listed)).await;
+    assert_eq!((seen.status.as_u16(), allowed(&seen).as_str()), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_and_pages_are_compressed_and_results_are_not() {
+    let service = Service::start(ServiceOptions::default()).await;
+    let job = service.run(Form::of(&[Contrast::Flair])).await.json();
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let path = job["links"]["self"].as_str().unwrap();
+    let packed = |path: String, how: &'static str| {
+        let request = Request::get(path).header("accept-encoding", how);
+        service.send(request.body(Body::empty()).unwrap())
+    };
+    for how in ["gzip", "br", "zstd"] {
+        for page in [path, "/openapi.json"] {
+            let answer = packed(page.to_owned(), how).await;
+            assert_eq!(answer.header("content-encoding"), how, "{page}");
+        }
+    }
+    // What the client does not take, and what is packed already or must not wait.
+    assert_eq!(
+        packed(path.to_owned(), "identity")
+            .await
+            .header("content-encoding"),
+        ""
+    );
+    let artifacts = job["links"]["artifacts"].as_str().unwrap();
+    for rest in [
+        "/artifacts/lesions.nii.gz",
+        "/artifacts/probability.nii.gz",
+        "/artifacts/preview.png",
+        "/bundle.zip",
+        "/events",
+    ] {
+        let answer = packed(format!("{path}{rest}"), "gzip, br, zstd").await;
+        assert_eq!(answer.status, 200, "{rest}");
+        assert_eq!(answer.header("content-encoding"), "", "{rest}");
+    }
+    assert!(artifacts.ends_with("/artifacts"));
+}
+
+/// A certificate for localhost, with the files of it and its key.
+struct Certificate {
+    folder: PathBuf,
+    der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    fn new(folder: PathBuf) -> Self {
+        std::fs::create_dir_all(&folder).unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        Self {
+            folder,
+            der: made.cert.der().clone(),
+        }
+    }
+
+    fn tls(&self) -> Result<Tls, dawson::http::TlsError> {
+        Tls::open(self.folder.join("cert.pem"), self.folder.join("key.pem"))
+    }
+
+    /// Asks over TLS, trusting this certificate alone; returns the answer and the protocol.
+    async fn ask(&self, server: &Listening, alpn: &[u8]) -> std::io::Result<(String, Vec<u8>)> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let tcp = tokio::net::TcpStream::connect(server.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await?;
+        let protocol = stream
+            .get_ref()
+            .1
+            .alpn_protocol()
+            .unwrap_or_default()
+            .to_vec();
+        if alpn == b"h2" {
+            return Ok((String::new(), protocol));
+        }
+        let ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(ask).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok((answer, protocol))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_and_a_new_certificate_is_taken_without_a_restart() {
+    let service = with(open_to_all()).await;
+    let folder = service.state.join("tls");
+    let old = Certificate::new(folder.clone());
+    let tls = Arc::new(old.tls().unwrap());
+    let server = Listening::with(&service, patient(), Some(Arc::clone(&tls))).await;
+    let (answer, protocol) = old.ask(&server, b"http/1.1").await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(protocol, b"http/1.1");
+    assert_eq!(old.ask(&server, b"h2").await.unwrap().1, b"h2");
+    // A key that does not belong to the certificate, and a file that is none: the old pair stays.
+    let other = Certificate::new(service.state.join("other"));
+    for broken in [
+        std::fs::read(other.folder.join("key.pem")).unwrap(),
+        b"nothing".to_vec(),
+    ] {
+        std::fs::write(folder.join("key.pem"), &broken).unwrap();
+        let error = tls.reload().unwrap_err().to_string();
+        assert!(
+            error.contains("key.pem") && !error.contains("BEGIN"),
+            "{error}"
+        );
+        old.ask(&server, b"http/1.1").await.unwrap();
+    }
+    let new = Certificate::new(folder);
+    tls.reload().unwrap();
+    new.ask(&server, b"http/1.1").await.unwrap();
+    assert!(old.ask(&server, b"http/1.1").await.is_err());
+    // Who speaks plainly gets nowhere, and stops nobody.
+    let mut plain = server
+        .send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await;
+    assert!(!plain.rest().await.contains("HTTP/1.1 200"));
+    new.ask(&server, b"http/1.1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_go_on_is_not_waited_for() {
+    let service = with(open_to_all()).await;
+    let certificate = Certificate::new(service.state.join("tls"));
+    let tls = Arc::new(certificate.tls().unwrap());
+    let config = ListenConfig {
+        header_timeout: std::time::Duration::from_millis(200),
+        ..patient()
+    };
+    let server = Listening::with(&service, config, Some(tls)).await;
+    let mut silent = server.send(b"\x16\x03\x01").await;
+    assert_eq!(silent.rest().await, "");
+}
