@@ -7,7 +7,7 @@ PYTHON := python3
 VENV := .venv
 REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
 
-.PHONY: help setup build demo test lint unit reference operation test-image audit sbom bench openapi clean
+.PHONY: help setup build demo test lint unit reference operation holds soak setup-test test-image audit sbom bench openapi clean
 
 help:                ## What there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -22,13 +22,13 @@ build: setup         ## Build the program: target/release/dawson
 demo: build          ## A study through the service and the command line; STUDY=folder for a real one
 	$(PYTHON) tools/demo.py target/release/dawson $(STUDY)
 
-test: lint unit reference operation ## Everything that must pass
+test: lint unit reference operation holds ## Everything that must pass
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-unit: setup
+unit: setup setup-test
 	cargo test --workspace --locked
 
 reference: setup $(VENV)/made
@@ -40,6 +40,17 @@ reference: setup $(VENV)/made
 operation: setup $(VENV)/made
 	cargo build --locked
 	DAWSON_BIN=target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/operation
+
+# Real faults against the running service. PostgreSQL comes from the system's packages; without it those are skipped.
+holds: setup-test $(VENV)/made
+	cargo build --locked
+	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/holds
+
+soak: build setup-test $(VENV)/made ## The same in its long form: hours
+	DAWSON_BIN=$(CURDIR)/target/release/dawson $(VENV)/bin/python -m pytest -q -rs --long tests/holds
+
+setup-test:
+	@tools/setup.sh test
 
 test-image: setup $(VENV)/made ## Execute the Dockerfile in a namespace, compute a study in what comes out (root, mmdebstrap)
 	$(VENV)/bin/python -m pytest -q -rs -s tests/image

@@ -62,6 +62,7 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
     ),
     ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
+    ("cli/jobs.rs", &["config", "jobs"]),
     ("cli/openapi.rs", &["http"]),
 ];
 

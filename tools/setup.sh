@@ -8,6 +8,11 @@ python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ "$(uname)" != Linux ] || packages+=(ca-certificates)
 
+# What the tests need beyond: a database server of their own. They skip what it is missing for.
+if [ "${1:-}" = test ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+  packages+=(postgresql)
+fi
+
 if [ ${#packages[@]} -gt 0 ]; then
   line="apt-get install -y ${packages[*]}"
   if ! command -v apt-get >/dev/null; then

@@ -186,6 +186,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let address = listener
         .local_addr()
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+    // Before anybody may know that it runs, it can be stopped in good order.
+    let asked = asked_to_stop()?;
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.segmenter().engine());
@@ -193,7 +195,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
     let stop = async move {
-        asked_to_stop().await;
+        asked.await;
         tracing::info!("stopping: requests and running jobs may go on for their grace times");
         stopping.close();
     };
@@ -205,19 +207,19 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
 }
 
-/// Returns at SIGTERM or SIGINT.
-async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        tracing::error!("signals cannot be received: stop the process by force");
-        return std::future::pending().await;
+/// From now on SIGTERM and SIGINT end what is returned, and nothing else.
+fn asked_to_stop() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    let deaf = |e: std::io::Error| {
+        Failure::new(Code::Internal, format!("signals cannot be received: {e}"))
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(deaf)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(deaf)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// One process a folder: held as long as the file is open.
