@@ -20,6 +20,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "runtime" / "onnxruntime"
 VERSION = "1.24.1"
 
+# Whoever passes the libraries on passes these on too.
+NOTICES = ("LICENSE", "ThirdPartyNotices.txt")
+
 # (system, machine) -> package, wheel platform, SHA-256 of the wheel, files wanted (all if empty)
 OPENVINO_FILES = (
     "libonnxruntime.so.1.24.1",
@@ -52,7 +55,7 @@ def main() -> int:
         return 1
     package, tag, sha256, wanted = wheel
     stamp = TARGET / "SHA256"
-    if stamp.exists() and stamp.read_text().strip() == sha256:
+    if stamp.exists() and stamp.read_text().strip() == sha256 and (TARGET / NOTICES[0]).exists():
         return 0
     print(f"fetching {package} {VERSION} ({tag})", flush=True)
     with tempfile.TemporaryDirectory(dir=ROOT) as scratch:
@@ -74,7 +77,9 @@ def main() -> int:
                 library = ".so" in name or name.endswith(".dylib")
                 if "/capi/" in member and library and "pybind" not in name and (not wanted or name in wanted):
                     (unpacked / name).write_bytes(archive.read(member))
-        missing = sorted(set(wanted) - {p.name for p in unpacked.iterdir()})
+                if member in [f"onnxruntime/{notice}" for notice in NOTICES]:
+                    (unpacked / name).write_bytes(archive.read(member))
+        missing = sorted({*wanted, *NOTICES} - {p.name for p in unpacked.iterdir()})
         if missing:
             print(f"{path.name} lacks {', '.join(missing)}", file=sys.stderr)
             return 1

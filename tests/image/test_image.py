@@ -80,6 +80,8 @@ def test_the_image_is_small_and_holds_nothing_to_build_with(image):
     for name in ("usr/local/cargo", "src", "opt/dawson/models/training", "usr/bin/gcc", "usr/bin/python3"):
         assert not (image.root / name).exists(), name
     assert (image.root / "opt/dawson/models/ms-lesion").is_dir()
+    for notice in ("LICENSE", "runtime/onnxruntime/LICENSE", "runtime/onnxruntime/ThirdPartyNotices.txt"):
+        assert (image.root / "opt/dawson" / notice).stat().st_size > 1000, notice
 
 
 def test_it_does_not_run_as_root_and_says_so_in_numbers(image):

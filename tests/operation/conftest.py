@@ -33,8 +33,13 @@ class Service:
         answer = connection.getresponse()
         return answer.status, answer.read()
 
-    def submit(self, scans: dict[str, pathlib.Path], wait: int = 300, **headers: str) -> dict:
+    def submit(self, scans: dict[str, pathlib.Path], options: dict | None = None, wait: int = 300,
+               **headers: str) -> dict:
         body, kind = demo.form(scans)
+        if options is not None:
+            boundary = kind.split("boundary=")[1]
+            body = (f"--{boundary}\r\nContent-Disposition: form-data; name=\"options\"\r\n\r\n"
+                    f"{json.dumps(options)}\r\n").encode() + body
         if wait:
             headers["Prefer"] = f"wait={wait}"
         status, answer = self.call("POST", "/v1/segmentations", body, Content_Type=kind, **headers)

@@ -2,11 +2,15 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
+import time
+import urllib.parse
+import urllib.request
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Service
 from test_telemetry import table
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dawson.json").read_text())
@@ -15,7 +19,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(f"{panel['title']} {t['refId']}", t["expr"]) for panel in PANELS for t in panel["targets"]]
 QUERIES += [(rule["alert"], rule["expr"]) for rule in RULES]
 # What Grafana puts in for its variables.
-VARIABLES = {"$__rate_interval": "1m", "$__range": "6h", "$job": "dawson", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "10m", "$__range": "6h", "$job": "dawson", "$instance": ".*"}
 
 
 def plain(query: str) -> str:
@@ -88,6 +92,59 @@ def test_the_alerts_are_raised_when_they_should_be_and_only_then(promtool):
     for words in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]):
         ran = subprocess.run([promtool, *words], cwd=ROOT / "deploy/prometheus", capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_prometheus_that_reads_a_service_at_work_has_an_answer_for_every_panel(program, phantom, tmp_path):
+    prometheus = shutil.which("prometheus")
+    if not prometheus:
+        pytest.skip("prometheus is not here (Debian: apt-get install prometheus): no panel was asked for its data")
+    service = Service(tmp_path / "state")
+    config = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+    config = config.replace("127.0.0.1:8080", service.address).replace("15s", "1s")
+    (tmp_path / "prometheus.yml").write_text(config)
+    shutil.copy(ROOT / "deploy/prometheus/alerts.yml", tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % probe.getsockname()[1]
+    process = subprocess.Popen([prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+                                f"--web.listen-address={address}", "--log.level=error"], stderr=subprocess.DEVNULL)
+
+    def ask(path: str, **fields: str) -> dict:
+        url = f"http://{address}{path}?{urllib.parse.urlencode(fields)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except OSError:
+            return {}
+
+    def read_twice() -> list:
+        return ask("/api/v1/query", query="rate(dawson_study_seconds_count[10m])").get("result", [])
+
+    try:
+        deadline = time.monotonic() + 400
+        while not ask("/api/v1/query", query="dawson_build_info").get("result") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        service.submit(phantom)
+        while not read_twice() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        empty = []
+        for name, query in QUERIES[: -len(RULES)]:
+            data = ask("/api/v1/query", query=plain(query))
+            assert "result" in data, f"{name}: {query}"
+            if not data["result"]:
+                empty.append(name)
+        # These show a line only once something is wrong.
+        assert [n for n in empty if n.rpartition(" ")[0] not in ("Jobs failed", "Problems", "The store failed",
+                "What went wrong in the engine")] == []
+        rules = ask("/api/v1/rules")["groups"][0]["rules"]
+        assert [r["name"] for r in rules] == [r["alert"] for r in RULES] and {r["health"] for r in rules} == {"ok"}
+        # This machine's disk is no affair of the test.
+        raised = [r["name"] for r in rules if r["state"] != "inactive" and not r["name"].startswith("DawsonDisk")]
+        assert raised == []
+    finally:
+        process.terminate()
+        process.wait()
+        service.stop()
 
 
 def test_every_alert_is_seen_to_be_raised_and_the_manual_says_what_to_do():

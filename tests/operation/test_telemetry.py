@@ -4,8 +4,11 @@ import http.server
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import threading
 
+import nibabel
 import pytest
 from conftest import ROOT, Service
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -67,15 +70,22 @@ def told(program, phantom, tmp_path_factory):
     service = Service(folder / "state", "--log-format", "json", "--otlp-endpoint",
                       f"http://127.0.0.1:{collector.server_port}", log=folder / "log")
     before = exposed(service.call("GET", "/metrics")[1].decode())
-    job = service.submit(phantom, traceparent=f"00-{TRACE}-{PARENT}-01", X_Request_Id="of-the-test")
+    named = tmp_path_factory.mktemp("CANARY") / "CANARY-name.nii.gz"
+    image = nibabel.load(phantom["flair"])
+    image.header["descrip"] = b"CANARY^PATIENT"
+    nibabel.save(image, named)
+    phantom = phantom | {"flair": named}
+    job = service.submit(phantom, {"label": "CANARY label"}, traceparent=f"00-{TRACE}-{PARENT}-01", X_Request_Id="of-the-test")
     assert job["state"] == "succeeded", job
     assert service.call("POST", "/v1/segmentations", b"", Content_Type="text/plain")[0] == 415
     assert service.call("BREW", "/no/such/address")[0] in (404, 405)
-    after = exposed(service.call("GET", "/metrics")[1].decode())
+    text = service.call("GET", "/metrics")[1].decode()
+    after = exposed(text)
     service.stop()
     collector.shutdown()
     lines = [json.loads(line) for line in pathlib.Path(folder / "log").read_text().splitlines()]
-    return {"before": before, "after": after, "job": job, "spans": spans, "lines": lines, "phantom": phantom}
+    return {"before": before, "after": after, "job": job, "spans": spans, "lines": lines, "text": text,
+            "log": (folder / "log").read_text(), "phantom": phantom}
 
 
 def test_whatever_is_exposed_is_in_the_manual_with_these_labels(told):
@@ -153,6 +163,21 @@ def test_spans_continue_the_caller_s_trace_down_to_the_stages(told):
     assert stages == ["decode", "assemble", "normalise", "infer", "restore", "count"]
     others = [s for _, s in told["spans"] if s.trace_id.hex() != TRACE]
     assert others and not any(s.parent_span_id for s in others), "who sends no trace gets one of its own"
+
+
+def test_nothing_of_a_patient_is_logged_counted_or_sent(told):
+    sent = "".join(str(span) for _, span in told["spans"])
+    assert told["job"]["label"] == "CANARY label" and "of-the-test" in sent
+    for words in (told["text"], told["log"], sent):
+        assert "CANARY" not in words
+
+
+def test_prometheus_finds_nothing_to_mend_in_what_is_exposed(told):
+    promtool = shutil.which("promtool")
+    if not promtool:
+        pytest.skip("promtool is not here (Debian: apt-get install prometheus): the exposition was not checked")
+    linted = subprocess.run([promtool, "check", "metrics"], input=told["text"], capture_output=True, text=True)
+    assert linted.returncode == 0, linted.stderr
 
 
 def test_a_collector_that_is_not_there_costs_nothing(program, phantom, tmp_path):
