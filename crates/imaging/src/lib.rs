@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod brain;
+mod chance;
 pub mod components;
 pub mod evaluate;
 pub mod grid;
