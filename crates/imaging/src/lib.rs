@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod align;
 pub mod brain;
 mod chance;
 pub mod components;
