@@ -232,9 +232,10 @@ fn measure(
         engine_alone >> 20,
     );
     println!(
-        "{:18} beside the network, ms: decode {:.0}, anatomy {:.0}, assemble {:.0}, normalise {:.0}, patches and votes {:.0}, restore {:.0}, count {:.0}, encode {:.0}",
+        "{:18} beside the network, ms: decode {:.0}, align {:.0}, anatomy {:.0}, assemble {:.0}, normalise {:.0}, patches and votes {:.0}, restore {:.0}, count {:.0}, encode {:.0}",
         "",
         t.decode * 1e3,
+        t.align * 1e3,
         (t.anatomy - t.anatomy_network) * 1e3,
         t.assemble * 1e3,
         t.normalise * 1e3,

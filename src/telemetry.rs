@@ -84,6 +84,7 @@ pub fn job_succeeded(id: JobId, report: &Report, bytes: u64) {
     histogram!("dawson_network_seconds").record(network_s);
     let stages = [
         ("decode", t.decode),
+        ("align", t.align),
         ("anatomy", t.anatomy),
         ("assemble", t.assemble),
         ("normalise", t.normalise),

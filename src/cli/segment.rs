@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args as ClapArgs;
+use dawson_imaging::align::Align;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
@@ -104,6 +105,9 @@ struct SettingsArgs {
     /// f32 (reproducible) or bf16 (faster where the device has it)
     #[arg(long, value_parser = precision)]
     precision: Option<Precision>,
+    /// none: headers are believed; rigid: contrasts are turned and shifted onto the FLAIR; affine: and stretched
+    #[arg(long, value_parser = align)]
+    align: Option<Align>,
     /// Do not ask the anatomy network: no brain is found in a head, and lesions have no region
     #[arg(long)]
     no_anatomy: bool,
@@ -138,6 +142,10 @@ fn precision(text: &str) -> Result<Precision, String> {
     named(text, &Precision::ALL, Precision::name)
 }
 
+fn align(text: &str) -> Result<Align, String> {
+    named(text, &Align::ALL, Align::name)
+}
+
 fn output(text: &str) -> Result<Output, String> {
     named(text, &Output::ALL, Output::name)
 }
@@ -164,6 +172,7 @@ impl SettingsArgs {
             patch: self.patch.map(|patch| patch.0),
             weighting: self.weighting,
             flips: self.flips.then_some(true),
+            align: self.align,
             anatomy: self.no_anatomy.then_some(false),
             precision: self.precision,
             outputs: self.outputs.clone(),
@@ -507,6 +516,7 @@ fn finished(folder: &Path, sent: &[ContrastFile], work: &Work) -> Option<Report>
         && report.settings.overlap.to_bits() == settings.overlap.to_bits()
         && report.settings.voting == settings.voting.name()
         && report.settings.flips == settings.flips
+        && report.settings.align == settings.align.name()
         && report.settings.anatomy == settings.anatomy
         && report.engine.precision == settings.precision.name();
     (all && as_asked).then_some(report)

@@ -1,4 +1,5 @@
 //! The options of a request: a JSON object, unknown fields refused.
+use dawson_imaging::align::Align;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Manifest, Voting};
@@ -52,6 +53,8 @@ pub(super) struct Options {
     flips: Option<bool>,
     /// The numbers to compute in.
     precision: Option<PrecisionOption>,
+    /// Whether and how contrasts are laid on the FLAIR; rigid if nothing is said.
+    align: Option<AlignOption>,
     /// Whether an anatomy network, if one is installed, finds the brain and the regions of lesions.
     #[schema(default = true)]
     anatomy: Option<bool>,
@@ -101,6 +104,15 @@ enum WeightingOption {
     BSpline2,
     Gaussian,
     Uniform,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AlignOption {
+    Auto,
+    None,
+    Rigid,
+    Affine,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
@@ -231,6 +243,11 @@ impl Options {
                 WeightingOption::Uniform => Weighting::Uniform,
             }),
             flips: self.flips,
+            align: self.align.map(|a| match a {
+                AlignOption::None => Align::None,
+                AlignOption::Auto | AlignOption::Rigid => Align::Rigid,
+                AlignOption::Affine => Align::Affine,
+            }),
             anatomy: self.anatomy,
             precision: self.precision.map(|p| match p {
                 PrecisionOption::F32 => Precision::F32,

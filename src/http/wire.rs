@@ -46,7 +46,7 @@ pub(super) struct JobBody {
 /// How far a job is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ProgressBody {
-    /// `decode`, `assemble`, `normalise`, `infer`, `restore` or `count`.
+    /// `decode`, `align`, `anatomy`, `assemble`, `normalise`, `infer`, `restore` or `count`.
     stage: String,
     /// Patches done.
     done: usize,

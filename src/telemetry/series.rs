@@ -100,7 +100,7 @@ pub const SERIES: &[Series] = &[
     series("dawson_leases_lost_total", Counter, &[], "Results that were dropped because another attempt held the job"),
     series("dawson_store_failures_total", Counter, &["doing"], "Statements or files that failed in the background"),
     series("dawson_study_seconds", Histogram(STUDY_S), &[], "A study, from its first byte to its report"),
-    series("dawson_stage_seconds", Histogram(STAGE_S), &["stage"], "Each stage of a study: decode, anatomy, assemble, normalise, infer, restore, count"),
+    series("dawson_stage_seconds", Histogram(STAGE_S), &["stage"], "Each stage of a study: decode, align, anatomy, assemble, normalise, infer, restore, count"),
     series("dawson_network_seconds", Histogram(STUDY_S), &[], "Of a study, the time inside the network"),
     series("dawson_artifact_bytes_total", Counter, &[], "Bytes of results that were stored"),
     series("dawson_upload_bytes_total", Counter, &["part"], "Bytes of scans that arrived, by contrast"),

@@ -61,7 +61,7 @@ def scans_of(folder, *contrasts):
 def program(out, scans, model, voting=None, overlap=None, flips=False, device="cpu"):
     """Runs `dawson segment` on the scans; gives its report."""
     arguments = ["segment", "--out", out, "--models", model.parents[1], "--model", model.parent.name,
-                 "--outputs", "lesions,instances,probability", "--no-anatomy"]
+                 "--outputs", "lesions,instances,probability", "--no-anatomy", "--align", "none"]
     for contrast, path in scans.items():
         arguments += [f"--{contrast}", path]
     arguments += ["--voting", voting] if voting else []

@@ -92,7 +92,7 @@ pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
 }
 
 /// Calls `visit` with the offset of each voxel on one of the six faces.
-fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
+pub(crate) fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
     let [ni, nj, nk] = shape;
     for k in 0..nk {
         for j in 0..nj {

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod align;
 pub mod anatomy;
 pub mod brain;
+mod chance;
 pub mod components;
 mod distance;
 pub mod evaluate;

@@ -9,17 +9,17 @@
 //! looked at, so the same seed on another grid, in another orientation or in thick slices is the same
 //! head with the same lesions. That is why everything is described by distances to surfaces
 //! (`phantom/anatomy.rs`, `phantom/cortex.rs`) and chance is a hash of the place
-//! (`phantom/chance.rs`), and why nothing is drawn on voxels.
+//! (`chance.rs`), and why nothing is drawn on voxels.
 use glam::{DAffine3, DMat3, DVec3, IVec3, Vec3};
 use rayon::prelude::*;
 
 pub use self::signal::Tissue;
+use crate::chance::{Chance, Waves};
 use crate::grid::{Grid, VoxelIndex, VoxelPoint};
 use crate::study::Contrast;
 use crate::volume::Volume;
 
 mod anatomy;
-mod chance;
 mod cortex;
 mod lesions;
 mod midline;
@@ -30,7 +30,7 @@ mod signal;
 mod skull;
 
 use anatomy::{Anatomy, Surroundings};
-use chance::{Chance, Waves};
+
 use lesions::Lesions;
 use signal::{Signals, acquire, place};
 

@@ -243,7 +243,7 @@ fn interpolate(
 }
 
 /// The trilinear value at a place in voxels of `source`; `None` outside its field of view.
-fn trilinear(source: &Volume<f32>, at: DVec3) -> Option<f32> {
+pub(crate) fn trilinear(source: &Volume<f32>, at: DVec3) -> Option<f32> {
     let shape = source.grid().shape();
     let mut low = [0_usize; 3];
     let mut high = [0_usize; 3];

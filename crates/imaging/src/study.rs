@@ -2,13 +2,14 @@
 //!
 //! The grid is the FLAIR's: its axes in the order and direction nearest to RAS+, at the spacing that
 //! the model wants, cut to the box around the brain. Every image is resampled once, straight from
-//! its own grid. A contrast's place comes from its header; a rigid registration, once there is one,
-//! is one more factor in the map from the study's world points to the contrast's (`motion`).
+//! its own grid. A contrast's place comes from its header; a registration ([`align`]) is one more
+//! factor in the map from the study's world points to the contrast's (`motion`).
 use std::fmt;
 
 use glam::DAffine3;
 use rayon::prelude::*;
 
+use crate::align::{Align, Alignment, Fixed, Settings};
 use crate::brain::{Extent, Fill, NothingThere, filled, foreground};
 use crate::grid::{Grid, GridError, VoxelPoint};
 use crate::resample::{Resampling, reorder, resample, resample_moved};
@@ -86,6 +87,29 @@ impl Sent {
             motion: DAffine3::IDENTITY,
         }
     }
+}
+
+/// Where chance starts when contrasts are aligned: always here, so that a study has one result.
+const ALIGN_SEED: u64 = 11;
+
+/// Lays each contrast on the FLAIR: what was found becomes its [`Sent::motion`].
+///
+/// Call it before [`assemble`], which believes the motions. Returns one [`Alignment`] for each of
+/// `others`, in their order; none for [`Align::None`], which changes nothing.
+pub fn align(flair: &Volume<f32>, others: &mut [Sent], how: Align) -> Vec<Alignment> {
+    let Some(freedom) = how.freedom().filter(|_| !others.is_empty()) else {
+        return Vec::new();
+    };
+    let seed = ALIGN_SEED;
+    let fixed = Fixed::new(flair, &Settings { freedom, seed });
+    others
+        .par_iter_mut()
+        .map(|other| {
+            let found = fixed.register(&other.volume);
+            other.motion = found.motion;
+            found
+        })
+        .collect()
 }
 
 /// A contrast on the study's grid.

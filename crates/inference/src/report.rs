@@ -101,6 +101,25 @@ pub struct ContrastReport {
     pub resampled: bool,
     /// The share of the brain within its field of view, 0 to 1.
     pub coverage: f64,
+    /// How it was laid on the FLAIR; absent for the FLAIR, and where headers were to be believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<AlignmentReport>,
+}
+
+/// How a contrast was laid on the FLAIR.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AlignmentReport {
+    /// The angle by which it was turned; 0 if the headers were right.
+    pub rotation_deg: f64,
+    /// How far the centre of the head was moved, RAS+.
+    pub translation_mm: [f64; 3],
+    /// Mutual information with the FLAIR in nats, by the headers.
+    pub similarity_before: f64,
+    /// By the motion that was found.
+    pub similarity_after: f64,
+    /// Why the result should not be trusted, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// All that shaped the result.
@@ -120,6 +139,9 @@ pub struct SettingsReport {
     pub weighting: String,
     /// Whether mirrored patches voted too.
     pub flips: bool,
+    /// `none`, `rigid` or `affine`.
+    #[serde(default)]
+    pub align: String,
     /// Whether an anatomy network was to be asked.
     #[serde(default)]
     pub anatomy: bool,
@@ -237,6 +259,9 @@ pub struct Warning {
 pub struct Timings {
     /// Unpacking and reading the files.
     pub decode: f64,
+    /// Laying contrasts on the FLAIR.
+    #[serde(default)]
+    pub align: f64,
     /// Cutting the FLAIR to the head, and the parts of the head by the anatomy network.
     #[serde(default)]
     pub anatomy: f64,

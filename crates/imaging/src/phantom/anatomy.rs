@@ -8,7 +8,6 @@
 //! moved by hand until slices looked right.
 use glam::{IVec3, Vec2, Vec3};
 
-use super::chance::Chance;
 use super::cortex::{Cortex, Fold};
 use super::midline::{Callosum, Ventricle};
 use super::paint::Brush;
@@ -16,6 +15,7 @@ use super::pose::Pose;
 use super::shapes::{Ellipsoid, Tube, common, coverage, union, union_of};
 use super::signal::{Palette, Signals, Tissue};
 use super::skull::Surface;
+use crate::chance::Chance;
 
 /// Outline of the cerebellum, right half; fitted as the cerebrum's, and the top of the vermis.
 const CEREBELLUM: [[f32; 8]; 3] = [

@@ -9,8 +9,8 @@
 use glam::{UVec3, Vec3};
 use rayon::prelude::*;
 
-use super::chance::{Chance, Waves};
 use super::shapes::{Ellipsoid, common, union_of};
+use crate::chance::{Chance, Waves};
 
 /// Six ellipsoids whose union is the outline of a cerebrum without its sulci, right half.
 ///

@@ -7,9 +7,9 @@
 use glam::{IVec3, Mat3, Vec3};
 
 use super::anatomy::{Anatomy, Depths, Paint, Surroundings};
-use super::chance::Chance;
 use super::shapes::coverage;
 use super::signal::{LESION, Signals};
+use crate::chance::Chance;
 
 /// Millilitres are counted on a lattice of this spacing, whatever grid is asked for.
 const COUNTING_MM: f32 = 1.0;

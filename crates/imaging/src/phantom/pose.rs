@@ -1,7 +1,7 @@
 //! Where one head stands, how large it is and how it is bent.
 use glam::{EulerRot, Mat3, Vec3};
 
-use super::chance::{Chance, Waves};
+use crate::chance::{Chance, Waves};
 
 /// Where one head stands: from world millimetres to the standard space.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 //! that normalised intensities (median 0, IQR/1.349 = 1 over the brain) come out as in skull-stripped
 //! 3 T scans of patients: white matter, cortex and lesions on FLAIR near −0.3, 0.9 and 2.2. The rest
 //! was chosen to look like the usual protocols: spin-echo T1w, fat not suppressed but on FLAIR.
-use super::chance::Chance;
+use crate::chance::Chance;
 use crate::study::Contrast;
 
 /// What a voxel is made of; the discriminant is the label in [`super::Phantom::tissue`].

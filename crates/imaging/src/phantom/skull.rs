@@ -4,10 +4,10 @@
 //! preprocessing has something to take away.
 use glam::Vec3;
 
-use super::chance::Chance;
 use super::paint::Brush;
 use super::shapes::{Ellipsoid, Tube, coverage, union_of};
 use super::signal::Tissue;
+use crate::chance::Chance;
 
 /// Outline of head and neck, right half; fitted to the 14 label maps that reach below the brain.
 const HEAD: [[f32; 8]; 5] = [

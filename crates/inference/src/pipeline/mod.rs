@@ -37,8 +37,8 @@ pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
 use crate::models::{self, AnatomyModel, Model, golden, hex};
 use crate::report::{
-    BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, ModelReport, NOTICE,
-    Report, SCHEMA, SettingsReport, StudyReport, Timings, Warning,
+    AlignmentReport, BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport,
+    ModelReport, NOTICE, Report, SCHEMA, SettingsReport, StudyReport, Timings, Warning,
 };
 
 /// Sform and qform may disagree by this much before it is reported.
@@ -63,6 +63,7 @@ pub struct ContrastFile {
 )]
 pub enum Stage {
     Decode,
+    Align,
     Anatomy,
     Assemble,
     Normalise,
@@ -77,6 +78,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
+            Self::Align => "align",
             Self::Anatomy => "anatomy",
             Self::Assemble => "assemble",
             Self::Normalise => "normalise",
@@ -239,9 +241,12 @@ fn segment(
     let Unpacked {
         flair,
         spatial,
-        others,
+        mut others,
         mut contrasts,
     } = unpack(decoded, run.model, &mut warnings)?;
+
+    clock.enter(Stage::Align)?;
+    align(&flair, &mut others, run, &mut contrasts, &mut warnings);
 
     clock.enter(Stage::Anatomy)?;
     let cut = study::cut(&flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
@@ -394,6 +399,7 @@ impl<'a> Clock<'a> {
         };
         Timings {
             decode: seconds(Stage::Decode),
+            align: seconds(Stage::Align),
             anatomy: seconds(Stage::Anatomy),
             anatomy_network,
             assemble: seconds(Stage::Assemble),
@@ -548,6 +554,41 @@ fn contrast_report(contrast: Contrast, scan: &Scan, sha256: String, used: bool) 
         used,
         resampled: false,
         coverage: 0.0,
+        alignment: None,
+    }
+}
+
+/// Lays the other contrasts on the FLAIR, as far as the request wants that, and writes down how.
+fn align(
+    flair: &Volume<f32>,
+    others: &mut [Sent],
+    run: Run<'_>,
+    contrasts: &mut [ContrastReport],
+    warnings: &mut Vec<Warning>,
+) {
+    let found = study::align(flair, others, run.settings.align);
+    for (other, alignment) in others.iter().zip(found) {
+        if let Some(doubt) = alignment.doubt {
+            let detail = format!("its alignment to the FLAIR is doubtful: {doubt}");
+            warnings.push(error::warning(
+                "alignment_doubtful",
+                Some(other.contrast),
+                detail,
+            ));
+        }
+        let report = AlignmentReport {
+            rotation_deg: alignment.rotation_deg,
+            translation_mm: alignment.translation_mm.to_array(),
+            similarity_before: alignment.similarity.before,
+            similarity_after: alignment.similarity.after,
+            doubt: alignment.doubt.map(|doubt| doubt.to_string()),
+        };
+        if let Some(contrast) = contrasts
+            .iter_mut()
+            .find(|c| c.contrast == other.contrast.name())
+        {
+            contrast.alignment = Some(report);
+        }
     }
 }
 
@@ -638,6 +679,7 @@ fn settings_report(settings: &Settings, inferred: &infer::Inferred) -> SettingsR
         overlap: settings.overlap,
         weighting: inferred.weighting.name().to_owned(),
         flips: settings.flips,
+        align: settings.align.name().to_owned(),
         anatomy: settings.anatomy,
         patches: inferred.patches,
     }

@@ -4,6 +4,7 @@
 //! resolved against the model, checked, complete.
 use std::num::NonZeroUsize;
 
+use dawson_imaging::align::Align;
 use dawson_imaging::vote::Weighting;
 
 use crate::engine::Precision;
@@ -28,6 +29,8 @@ pub struct Asked {
     pub flips: Option<bool>,
     /// The numbers to compute in.
     pub precision: Option<Precision>,
+    /// Whether and how contrasts are laid on the FLAIR.
+    pub align: Option<Align>,
     /// Whether the brain and the regions of lesions are told by an anatomy network, if there is one.
     pub anatomy: Option<bool>,
     /// What to make besides the report.
@@ -95,6 +98,8 @@ pub struct Settings {
     pub flips: bool,
     /// The numbers to compute in.
     pub precision: Precision,
+    /// Whether and how contrasts are laid on the FLAIR.
+    pub align: Align,
     /// Whether the brain and the regions of lesions are told by an anatomy network, if there is one.
     pub anatomy: bool,
     /// What to make besides the report, each once.
@@ -173,6 +178,7 @@ impl Settings {
             weighting: asked.weighting.unwrap_or(manifest.patches.weighting),
             flips: asked.flips.unwrap_or(false),
             precision: asked.precision.unwrap_or(Precision::F32),
+            align: asked.align.unwrap_or(Align::Rigid),
             anatomy: asked.anatomy.unwrap_or(true),
             outputs,
             outputs_named: asked.outputs.is_some(),

@@ -15,36 +15,36 @@ fn mix(x: u64) -> u64 {
 
 /// A source of draws, told apart from every other by its key.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(mix(seed))
     }
 
     /// The source for one purpose; sources of different purposes are independent.
-    pub(super) fn of(self, purpose: u64) -> Self {
+    pub(crate) fn of(self, purpose: u64) -> Self {
         Self(mix(self.0 ^ purpose.wrapping_mul(0xD6E8_FEB8_6659_FD93)))
     }
 
     /// A number in 0..1.
-    pub(super) fn unit(self) -> f32 {
+    pub(crate) fn unit(self) -> f32 {
         (self.0 >> 40) as f32 / (1_u32 << 24) as f32
     }
 
     /// A number in `low..high`.
-    pub(super) fn between(self, low: f32, high: f32) -> f32 {
+    pub(crate) fn between(self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
     /// A point in the box from `low` to `high`.
-    pub(super) fn point(self, low: Vec3, high: Vec3) -> Vec3 {
+    pub(crate) fn point(self, low: Vec3, high: Vec3) -> Vec3 {
         let unit = Vec3::new(self.of(1).unit(), self.of(2).unit(), self.of(3).unit());
         low + (high - low) * unit
     }
 
     /// A direction, all equally likely.
-    pub(super) fn direction(self) -> Vec3 {
+    pub(crate) fn direction(self) -> Vec3 {
         let z = self.of(1).between(-1.0, 1.0);
         let around = self.of(2).between(0.0, std::f32::consts::TAU);
         let r = (1.0 - z * z).max(0.0).sqrt();
@@ -52,20 +52,20 @@ impl Chance {
     }
 
     /// Two independent numbers of the standard normal distribution (Box and Muller).
-    pub(super) fn normals(self) -> [f32; 2] {
+    pub(crate) fn normals(self) -> [f32; 2] {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         let around = ((self.0 & 0xFF_FFFF) as f32 / (1_u32 << 24) as f32) * std::f32::consts::TAU;
         [radius * around.cos(), radius * around.sin()]
     }
 
     /// The source for one point of a lattice.
-    pub(super) fn at(self, cell: IVec3) -> Self {
+    pub(crate) fn at(self, cell: IVec3) -> Self {
         let [x, y, z] = cell.to_array().map(|c| u64::from(c.cast_unsigned()));
         Self(mix(self.0 ^ (x | y << 32)).wrapping_add(z.wrapping_mul(0x9E37_79B9_7F4A_7C15))).of(0)
     }
 
     /// Smooth noise in −1..1 at `p`, in cells: values on a unit lattice, blended in between.
-    pub(super) fn noise(self, p: Vec3) -> f32 {
+    pub(crate) fn noise(self, p: Vec3) -> f32 {
         let floor = p.floor();
         let cell = floor.as_ivec3();
         let t = p - floor;
@@ -81,7 +81,7 @@ impl Chance {
 ///
 /// Its zero set is a maze of sheets half a wavelength apart, which is what sulci look like.
 #[derive(Debug, Clone)]
-pub(super) struct Waves {
+pub(crate) struct Waves {
     /// Wave vector (cycles per mm) and phase (cycles) of each.
     waves: Vec<(Vec3, f32)>,
     amplitude: f32,
@@ -89,7 +89,7 @@ pub(super) struct Waves {
 
 impl Waves {
     /// `n` waves of about `wavelength_mm`; `spread` is the relative spread of their lengths.
-    pub(super) fn new(chance: Chance, n: u64, wavelength_mm: f32, spread: f32) -> Self {
+    pub(crate) fn new(chance: Chance, n: u64, wavelength_mm: f32, spread: f32) -> Self {
         let wave = |i| {
             let draw = chance.of(i);
             let length_mm = wavelength_mm * draw.of(1).between(1.0 - spread, 1.0 + spread);
@@ -101,7 +101,7 @@ impl Waves {
         }
     }
 
-    pub(super) fn at(&self, p: Vec3) -> f32 {
+    pub(crate) fn at(&self, p: Vec3) -> f32 {
         self.amplitude
             * self
                 .waves
