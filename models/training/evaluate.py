@@ -23,9 +23,10 @@ import torch
 from scipy import ndimage, optimize
 
 from arrays import Array
+from cases import read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from data import LESION_BIT, read_cases
+from data import LESION_BIT
 from measures import (
     SIZES_ML,
     Agreement,
@@ -37,7 +38,7 @@ from measures import (
 )
 from network import FCDenseNet
 from normalise import OUTSIDE
-from predict import class_probability, lesion_probability
+from predict import lesion_probability, look_at
 from randomised import CLASSES
 from rawscans import brain_figures
 from recipe import Recipe
@@ -57,7 +58,7 @@ def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
             if truth.any():
                 scores["dsc"].append(dice(found, truth))
         else:
-            classes = class_probability(net, image[0]).argmax(0)
+            classes = look_at(net, image[0]).probability.argmax(0)
             for n, name in enumerate(CLASSES):
                 scores[name].append(dice(classes == n, label == n))
     return {name: float(np.nanmean(values)) for name, values in scores.items()}
@@ -81,13 +82,16 @@ def brain_of(image: Array, label: Array) -> Array:
     return ndimage.binary_fill_holes(inside)
 
 
-def labelled(net: FCDenseNet, data: Path, rule: Rule) -> None:
-    """Every real case with every subset of contrasts that it has."""
+def labelled(net: FCDenseNet, recipe: Recipe, data: Path, rule: Rule) -> None:
+    """Every real case with every subset of contrasts that it has; of patients never seen only."""
     print(f"threshold {rule.threshold}, minimum {rule.min_ml} ml\n")
     print("| case | contrasts | true ml | found ml | DSC | PPV | TPR | lesion TPR | lesion FDR "
           "| PR-AUC | volume error |\n" + "| --- " * 11 + "|")
     rows: dict[str, list[tuple[Agreement, float]]] = defaultdict(list)
     for case in read_cases(data / "labelled"):
+        if was_seen(case.name, recipe):
+            print(f"| {case.name} | left out: scan or masks were trained on |" + " |" * 9)
+            continue
         present = tuple(c for n, c in enumerate(CONTRASTS) if case.image[n].any())
         for subset in SUBSETS:
             if not set(subset) <= set(present):
@@ -106,6 +110,12 @@ def labelled(net: FCDenseNet, data: Path, rule: Rule) -> None:
               f"{np.mean([f.lesion_tpr for f, _ in several]):.2f} | "
               f"{np.nanmean([f.lesion_fdr for f, _ in several]):.2f} | "
               f"{np.mean([area for _, area in several]):.3f} | |")
+
+
+def was_seen(case: str, recipe: Recipe) -> bool:
+    """Whether the patient's scans or its masks had a part in the training."""
+    return case.startswith(recipe.pool.real or ("//",)) or not case.startswith(
+        recipe.pool.bank_without or ("//",))
 
 
 def graded(net: FCDenseNet, pool: Path, rule: Rule) -> None:
@@ -200,19 +210,18 @@ def main() -> None:
     options.add_argument("weights", type=Path)
     options.add_argument("--data", type=Path)
     options.add_argument("--pool", type=Path)
-    options.add_argument("--threshold", type=float, default=0.5)
-    options.add_argument("--min-ml", type=float, default=0.003)
+    Rule.add_options(options)
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     net, recipe = averaged_network(given.weights)
-    rule = Rule(given.threshold, given.min_ml)
+    rule = Rule.given(given)
     needed = "pool" if given.what in ("graded", "tune") else "data"
     if getattr(given, needed) is None:
         options.error(f"{given.what} needs --{needed}")
     match given.what:
         case "labelled":
-            labelled(net, given.data, rule)
+            labelled(net, recipe, given.data, rule)
         case "graded":
             graded(net, given.pool, rule)
         case "tune":

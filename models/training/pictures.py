@@ -20,9 +20,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from arrays import Array
+from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from data import LESION_BIT, Case, read_cases
+from data import LESION_BIT
 from evaluate import pool_samples
 from measures import Rule
 from predict import anatomy_of, lesion_probability
@@ -137,8 +138,7 @@ def main() -> None:
     options.add_argument("what", choices=("samples", "found", "anatomy", "curve"))
     options.add_argument("source", type=Path, help="a pool, weights or a history")
     options.add_argument("--data", type=Path)
-    options.add_argument("--threshold", type=float, default=0.5)
-    options.add_argument("--min-ml", type=float, default=0.003)
+    Rule.add_options(options)
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -151,7 +151,7 @@ def main() -> None:
         case "samples":
             samples(given.source, given.data, given.out)
         case "found":
-            found(given.source, given.data, Rule(given.threshold, given.min_ml), given.out)
+            found(given.source, given.data, Rule.given(given), given.out)
         case "anatomy":
             anatomy(given.source, given.data, given.out)
 
