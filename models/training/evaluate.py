@@ -3,7 +3,8 @@
     python evaluate.py labelled WEIGHTS --data DATA         real cases, by subset of contrasts
     python evaluate.py graded WEIGHTS --pool POOL           synthetic heads of known load
     python evaluate.py tune WEIGHTS --pool POOL             threshold, minimum volume, temperature
-    python evaluate.py anatomy WEIGHTS --data DATA          brain masks; --pool POOL: classes too
+    python evaluate.py anatomy WEIGHTS --data DATA          brain masks
+    python evaluate.py classes WEIGHTS --pool POOL          DSC of each class on heads kept out
 
 Every command prints a table with its n. The network is the averaged one; a real patient's figure means
 something only if the recipe kept that patient out of the lesion bank.
@@ -58,9 +59,9 @@ def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
             if truth.any():
                 scores["dsc"].append(dice(found, truth))
         else:
-            classes = look_at(net, image[0]).probability.argmax(0)
+            likeliest = look_at(net, image[0]).probability.argmax(0)
             for n, name in enumerate(CLASSES):
-                scores[name].append(dice(classes == n, label == n))
+                scores[name].append(dice(likeliest == n, label == n))
     return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
 
@@ -181,17 +182,19 @@ def tune(net: FCDenseNet, pool: Path) -> None:
               f"{np.nanmean(values):.3f}")
 
 
-def anatomy(net: FCDenseNet, recipe: Recipe, data: Path, pool: Path | None) -> None:
-    """Brain masks of native scans and stripped FLAIRs; DSC per class on heads kept out."""
+def anatomy(net: FCDenseNet, data: Path) -> None:
+    """Brain masks of native scans and stripped FLAIRs."""
     print("| scan | truth | brain DSC | found ml | true ml |\n" + "| --- " * 5 + "|")
     for row in brain_figures(net, data):
         print(f"| {row.scan} | {row.truth} | {row.dice:.3f} | {row.found_ml:.0f} "
               f"| {row.true_ml:.0f} |", flush=True)
-    if pool:
-        n = len(list(pool.glob("*.image.npy")))
-        print(f"\n| class | DSC, mean of n = {n} synthetic samples |\n| --- | --- |")
-        for name, value in judge_pool(net, recipe, pool).items():
-            print(f"| {name} | {value:.3f} |")
+
+
+def classes(net: FCDenseNet, recipe: Recipe, pool: Path) -> None:
+    n = len(list(pool.glob("*.image.npy")))
+    print(f"| class | DSC, mean of n = {n} synthetic samples |\n| --- | --- |")
+    for name, value in judge_pool(net, recipe, pool).items():
+        print(f"| {name} | {value:.3f} |")
 
 
 def _harmonic(one: float, other: float) -> float:
@@ -206,7 +209,7 @@ def _row(f: Agreement) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("what", choices=("labelled", "graded", "tune", "anatomy"))
+    options.add_argument("what", choices=("labelled", "graded", "tune", "anatomy", "classes"))
     options.add_argument("weights", type=Path)
     options.add_argument("--data", type=Path)
     options.add_argument("--pool", type=Path)
@@ -216,7 +219,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     net, recipe = averaged_network(given.weights)
     rule = Rule.given(given)
-    needed = "pool" if given.what in ("graded", "tune") else "data"
+    needed = "pool" if given.what in ("graded", "tune", "classes") else "data"
     if getattr(given, needed) is None:
         options.error(f"{given.what} needs --{needed}")
     match given.what:
@@ -227,7 +230,9 @@ def main() -> None:
         case "tune":
             tune(net, given.pool)
         case "anatomy":
-            anatomy(net, recipe, given.data, given.pool)
+            anatomy(net, given.data)
+        case "classes":
+            classes(net, recipe, given.pool)
 
 
 if __name__ == "__main__":

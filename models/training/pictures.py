@@ -74,7 +74,7 @@ def anatomy(weights: Path, data: Path, out: Path) -> None:
     _, axes = plt.subplots(len(paths), 4, figsize=(9, 2.3 * len(paths)))
     for row, path in zip(axes, paths, strict=True):
         scan = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
-        seen = anatomy_of(net, scan, scan)
+        seen = anatomy_of(net, scan)
         image, classes, brain = (np.asarray(x).transpose(2, 1, 0)
                                  for x in (scan.dataobj, seen.classes, seen.brain))
         inside = np.flatnonzero(brain.any((1, 2)))

@@ -76,18 +76,35 @@ class Anatomy:
     brain: Array
 
 
-def anatomy_of(net: FCDenseNet, scan: nib.Nifti1Image, target: nib.Nifti1Image) -> Anatomy:
-    """Classes and brain mask of `scan` on the grid of `target`, `(i, j, k)` as that file has it.
+def anatomy_of(net: FCDenseNet, scan: nib.Nifti1Image) -> Anatomy:
+    """Classes and brain mask of `scan` on its own grid, `(i, j, k)` as the file has it.
 
-    Probabilities, not classes, are brought to the target's grid; the brain is cut there.
+    Probabilities, not classes, are brought to that grid; the brain is cut there.
     """
+    looked, affine = _look_at_scan(net, scan)
+    fine = np.stack([_resampled(p, affine, scan) for p in looked.probability])
+    return Anatomy(fine.argmax(0).astype(np.uint8), _brain(fine, looked, scan))
+
+
+def brain_of_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> Array:
+    """The brain mask alone: only two sums of classes need be brought to the scan's grid."""
+    looked, affine = _look_at_scan(net, scan)
+    fine = np.zeros((len(CLASSES), *scan.shape[:3]), np.float32)
+    fine[_TISSUE[0]] = _resampled(looked.probability[_TISSUE].sum(0), affine, scan)
+    fine[_OUTER_CSF] = _resampled(looked.probability[_OUTER_CSF], affine, scan)
+    return _brain(fine, looked, scan)
+
+
+def _look_at_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> tuple[Looked, Array]:
+    """What the network says on its own grid, `(c, i, j, k)` in RAS+ order, and that grid's affine."""
     coarse = at_spacing(nib.as_closest_canonical(scan), SPACING_MM)
     image = whole_head(np.asarray(coarse.dataobj, np.float32).transpose(2, 1, 0))
     looked = look_at(net, image)
-    there = looked.probability.transpose(0, 3, 2, 1)  # (c, i, j, k)
-    fine = np.stack([_resampled(p, coarse.affine, target) for p in there])
-    brain = brain_mask(fine, target.header.get_zooms()[:3], looked.csf_within_mm)
-    return Anatomy(fine.argmax(0).astype(np.uint8), brain)
+    return Looked(looked.probability.transpose(0, 3, 2, 1), looked.stripped), coarse.affine
+
+
+def _brain(fine: Array, looked: Looked, scan: nib.Nifti1Image) -> Array:
+    return brain_mask(fine, scan.header.get_zooms()[:3], looked.csf_within_mm)
 
 
 def look_at(net: FCDenseNet, image: Array) -> Looked:
