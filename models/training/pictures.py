@@ -42,7 +42,7 @@ def samples(pool: Path, data: Path, out: Path, rows: int = 4) -> None:
     real = [(case.image, case.truth) for case in read_cases(data / "labelled")][:rows]
     for row, pair in enumerate(zip(loaded, real, strict=True)):
         for side, (image, lesion) in enumerate(pair):
-            k = int(lesion.sum((1, 2)).argmax())
+            k = int(lesion.sum((1, 2)).argmax()) if lesion.any() else len(lesion) // 2
             for n, contrast in enumerate(CONTRASTS):
                 _slice(axes[row, 4 * side + n + (n > 0)], image[n, k],
                        f"{'synthetic' if side == 0 else 'real'} {contrast}")
