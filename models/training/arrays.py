@@ -28,8 +28,11 @@ def blur(x: Array, sigma: float | Array) -> Array:
     return ndimage.gaussian_filter(x, sigmas, truncate=3.0) if max(sigmas) > 0.2 else x
 
 
-def resize(x: Array, shape: Shape) -> Array:
+def resize(x: Array, shape: Shape, blocky: bool = False) -> Array:
+    """`x` on another grid of the same extent, interpolated or, `blocky`, by its nearest voxel."""
     samples = torch.from_numpy(np.ascontiguousarray(x, np.float32))[None, None]
+    if blocky:
+        return F.interpolate(samples, size=shape, mode="nearest-exact")[0, 0].numpy()
     return F.interpolate(samples, size=shape, mode="trilinear", align_corners=True)[0, 0].numpy()
 
 
@@ -47,7 +50,8 @@ def thick_slices(x: Array, rng: Rng, axis: int, voxels: float) -> Array:
     sigma[axis] = 0.38 * voxels  # a slice profile whose full width at half maximum is about 0.9
     coarse = list(x.shape)
     coarse[axis] = max(8, round(x.shape[axis] / (voxels * rng.uniform(0.9, 1.15))))
-    return resize(resize(blur(x, sigma), (coarse[0], coarse[1], coarse[2])), x.shape)
+    thin = resize(blur(x, sigma), (coarse[0], coarse[1], coarse[2]))
+    return resize(thin, x.shape, blocky=rng.random() < 0.25)
 
 
 def flat_index(place: Array, shape: Shape) -> Array:

@@ -1,4 +1,4 @@
-"""Batches of patches from the pool, and real cases for judgement.
+"""Batches of patches from the pool.
 
 A batch is a function of the recipe and the step alone: a run that stopped goes on with the very batches
 it would have had. Nothing here knows the network or the loss.
@@ -16,14 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from arrays import Array, Rng, Shape, blur
-from contrasts import CONTRASTS
-from heads import read_ras
-from normalise import MISSING, OUTSIDE, within_brain
-from pool import paths_of
+from normalise import MISSING, OUTSIDE
+from pool import label_of, paths_of
 from recipe import Recipe
 
 LESION_BIT = 7
@@ -40,11 +37,14 @@ class Batch:
 
 
 class PatchSource:
-    """Draws patches from a pool, by the paper's rule: many near lesions, moved at random."""
+    """Draws patches from a pool, by the paper's rule: many near lesions, moved at random; some of them
+    from the pool of real scans, if the recipe has any."""
 
-    def __init__(self, recipe: Recipe, pool: Path) -> None:
-        self.recipe, self.pool = recipe, pool
-        self._open: OrderedDict[int, tuple[Array, Array, Array, Array]] = OrderedDict()
+    def __init__(self, recipe: Recipe, pool: Path, real_pool: Path | None = None) -> None:
+        if recipe.pool.real_samples and not real_pool:
+            raise ValueError(f"the recipe trains on {recipe.pool.real}: their pool is missing")
+        self.recipe, self.pool, self.real_pool = recipe, pool, real_pool
+        self._open: OrderedDict[Path, tuple[Array, Array, Array, Array]] = OrderedDict()
 
     def batch(self, step: int, part: int = 0) -> Batch:
         """The batch of one step; `part` counts those whose gradients are added up."""
@@ -69,7 +69,7 @@ class PatchSource:
             yield ready.get()
 
     def _patch(self, step: int, rng: Rng) -> tuple[Array, Array]:
-        image, label, lesion, inside = self._sample(self._number(step, rng))
+        image, label, lesion, inside = self._sample(self._drawn(step, rng))
         plan = self.recipe.patches
         source = lesion if len(lesion) and rng.random() < plan.on_lesion else inside
         size, shape = np.array(plan.size), np.array(label.shape)
@@ -99,25 +99,27 @@ class PatchSource:
                 patch[contrast] = MISSING
         return np.ascontiguousarray(patch, np.float32)
 
-    def _number(self, step: int, rng: Rng) -> int:
-        """A sample out of those that are due by this step."""
+    def _drawn(self, step: int, rng: Rng) -> Path:
+        """The image of a sample, out of those that are due by this step."""
         plan = self.recipe.pool
+        if self.real_pool and plan.real_samples and rng.random() < self.recipe.patches.on_real:
+            return paths_of(self.real_pool, int(rng.integers(plan.real_samples)))[0]
         late = max(plan.samples - plan.first, 0) * step / max(self.recipe.training.steps * 0.6, 1)
-        return int(rng.integers(min(plan.first + int(late), plan.samples)))
+        number = int(rng.integers(min(plan.first + int(late), plan.samples)))
+        return paths_of(self.pool, number)[0]
 
-    def _sample(self, number: int) -> tuple[Array, Array, Array, Array]:
+    def _sample(self, image_path: Path) -> tuple[Array, Array, Array, Array]:
         """Image (mapped), label, and the flat places of its lesion voxels and of its brain."""
-        if number not in self._open:
-            image_path, label_path = paths_of(self.pool, number)
+        if image_path not in self._open:
             while not image_path.exists():
                 time.sleep(0.2)
-            label = np.load(label_path)
-            self._open[number] = (np.load(image_path, mmap_mode="r"), label,
-                                  np.flatnonzero(label >> LESION_BIT),
-                                  np.flatnonzero(label & (2**LESION_BIT - 1)))
+            label = np.load(label_of(image_path))
+            self._open[image_path] = (np.load(image_path, mmap_mode="r"), label,
+                                      np.flatnonzero(label >> LESION_BIT),
+                                      np.flatnonzero(label & (2**LESION_BIT - 1)))
             if len(self._open) > 16:
                 self._open.popitem(last=False)
-        return self._open[number]
+        return self._open[image_path]
 
 
 def _column(values: tuple[float, ...]) -> Array:
@@ -132,41 +134,3 @@ def _ramps(deviations: tuple[float, ...], shape: Shape, rng: Rng) -> Array:
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, k, j, i)
     slopes = rng.normal(size=(len(deviations), 3)) * np.array(deviations)[:, None] / np.sqrt(3)
     return np.tensordot(slopes.astype(np.float32), grid, 1)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A scan with its truth, all `(k, j, i)` in RAS+ at 1 mm."""
-
-    name: str
-    image: Array
-    """`(c, k, j, i)`, normalised."""
-    truth: Array
-    brain: Array
-
-    def only(self, kept: tuple[str, ...]) -> Case:
-        """The same case with every other contrast missing."""
-        image = self.image.copy()
-        for n, contrast in enumerate(CONTRASTS):
-            if contrast not in kept:
-                image[n] = MISSING
-        return Case(self.name, image, self.truth, self.brain)
-
-
-def read_case(folder: Path) -> Case:
-    """A skull-stripped labelled case; the brain is where FLAIR is positive, holes filled."""
-    flair, _ = read_ras(folder / "flair.nii.gz")
-    brain = ndimage.binary_fill_holes(flair > 0)
-    image = np.zeros((len(CONTRASTS), *flair.shape), np.float32)
-    for n, contrast in enumerate(CONTRASTS):
-        path = folder / f"{contrast}.nii.gz"
-        if path.exists():
-            samples = read_ras(path)[0].astype(np.float32)
-            image[n] = within_brain(samples, brain & (samples > 0))
-            image[n][~brain] = OUTSIDE
-    truth, _ = read_ras(folder / "lesions.nii.gz")
-    return Case(folder.name, image, truth > 0.5, brain)
-
-
-def read_cases(folder: Path) -> list[Case]:
-    return [read_case(path.parent) for path in sorted(folder.glob("*/lesions.nii.gz"))]

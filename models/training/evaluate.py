@@ -3,7 +3,8 @@
     python evaluate.py labelled WEIGHTS --data DATA         real cases, by subset of contrasts
     python evaluate.py graded WEIGHTS --pool POOL           synthetic heads of known load
     python evaluate.py tune WEIGHTS --pool POOL             threshold, minimum volume, temperature
-    python evaluate.py anatomy WEIGHTS --data DATA          brain masks; --pool POOL: classes too
+    python evaluate.py anatomy WEIGHTS --data DATA          brain masks
+    python evaluate.py classes WEIGHTS --pool POOL          DSC of each class on heads kept out
 
 Every command prints a table with its n. The network is the averaged one; a real patient's figure means
 something only if the recipe kept that patient out of the lesion bank.
@@ -23,9 +24,10 @@ import torch
 from scipy import ndimage, optimize
 
 from arrays import Array
+from cases import read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from data import LESION_BIT, read_cases
+from data import LESION_BIT
 from measures import (
     SIZES_ML,
     Agreement,
@@ -37,7 +39,7 @@ from measures import (
 )
 from network import FCDenseNet
 from normalise import OUTSIDE
-from predict import class_probability, lesion_probability
+from predict import lesion_probability, look_at
 from randomised import CLASSES
 from rawscans import brain_figures
 from recipe import Recipe
@@ -57,9 +59,9 @@ def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
             if truth.any():
                 scores["dsc"].append(dice(found, truth))
         else:
-            classes = class_probability(net, image[0]).argmax(0)
+            likeliest = look_at(net, image[0]).probability.argmax(0)
             for n, name in enumerate(CLASSES):
-                scores[name].append(dice(classes == n, label == n))
+                scores[name].append(dice(likeliest == n, label == n))
     return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
 
@@ -81,13 +83,16 @@ def brain_of(image: Array, label: Array) -> Array:
     return ndimage.binary_fill_holes(inside)
 
 
-def labelled(net: FCDenseNet, data: Path, rule: Rule) -> None:
-    """Every real case with every subset of contrasts that it has."""
+def labelled(net: FCDenseNet, recipe: Recipe, data: Path, rule: Rule) -> None:
+    """Every real case with every subset of contrasts that it has; of patients never seen only."""
     print(f"threshold {rule.threshold}, minimum {rule.min_ml} ml\n")
     print("| case | contrasts | true ml | found ml | DSC | PPV | TPR | lesion TPR | lesion FDR "
           "| PR-AUC | volume error |\n" + "| --- " * 11 + "|")
     rows: dict[str, list[tuple[Agreement, float]]] = defaultdict(list)
     for case in read_cases(data / "labelled"):
+        if was_seen(case.name, recipe):
+            print(f"| {case.name} | left out: scan or masks were trained on |" + " |" * 9)
+            continue
         present = tuple(c for n, c in enumerate(CONTRASTS) if case.image[n].any())
         for subset in SUBSETS:
             if not set(subset) <= set(present):
@@ -106,6 +111,12 @@ def labelled(net: FCDenseNet, data: Path, rule: Rule) -> None:
               f"{np.mean([f.lesion_tpr for f, _ in several]):.2f} | "
               f"{np.nanmean([f.lesion_fdr for f, _ in several]):.2f} | "
               f"{np.mean([area for _, area in several]):.3f} | |")
+
+
+def was_seen(case: str, recipe: Recipe) -> bool:
+    """Whether the patient's scans or its masks had a part in the training."""
+    return case.startswith(recipe.pool.real or ("//",)) or not case.startswith(
+        recipe.pool.bank_without or ("//",))
 
 
 def graded(net: FCDenseNet, pool: Path, rule: Rule) -> None:
@@ -171,17 +182,19 @@ def tune(net: FCDenseNet, pool: Path) -> None:
               f"{np.nanmean(values):.3f}")
 
 
-def anatomy(net: FCDenseNet, recipe: Recipe, data: Path, pool: Path | None) -> None:
-    """Brain masks of native scans and stripped FLAIRs; DSC per class on heads kept out."""
+def anatomy(net: FCDenseNet, data: Path) -> None:
+    """Brain masks of native scans and stripped FLAIRs."""
     print("| scan | truth | brain DSC | found ml | true ml |\n" + "| --- " * 5 + "|")
     for row in brain_figures(net, data):
         print(f"| {row.scan} | {row.truth} | {row.dice:.3f} | {row.found_ml:.0f} "
               f"| {row.true_ml:.0f} |", flush=True)
-    if pool:
-        n = len(list(pool.glob("*.image.npy")))
-        print(f"\n| class | DSC, mean of n = {n} synthetic samples |\n| --- | --- |")
-        for name, value in judge_pool(net, recipe, pool).items():
-            print(f"| {name} | {value:.3f} |")
+
+
+def classes(net: FCDenseNet, recipe: Recipe, pool: Path) -> None:
+    n = len(list(pool.glob("*.image.npy")))
+    print(f"| class | DSC, mean of n = {n} synthetic samples |\n| --- | --- |")
+    for name, value in judge_pool(net, recipe, pool).items():
+        print(f"| {name} | {value:.3f} |")
 
 
 def _harmonic(one: float, other: float) -> float:
@@ -196,29 +209,30 @@ def _row(f: Agreement) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("what", choices=("labelled", "graded", "tune", "anatomy"))
+    options.add_argument("what", choices=("labelled", "graded", "tune", "anatomy", "classes"))
     options.add_argument("weights", type=Path)
     options.add_argument("--data", type=Path)
     options.add_argument("--pool", type=Path)
-    options.add_argument("--threshold", type=float, default=0.5)
-    options.add_argument("--min-ml", type=float, default=0.003)
+    Rule.add_options(options)
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     net, recipe = averaged_network(given.weights)
-    rule = Rule(given.threshold, given.min_ml)
-    needed = "pool" if given.what in ("graded", "tune") else "data"
+    rule = Rule.given(given)
+    needed = "pool" if given.what in ("graded", "tune", "classes") else "data"
     if getattr(given, needed) is None:
         options.error(f"{given.what} needs --{needed}")
     match given.what:
         case "labelled":
-            labelled(net, given.data, rule)
+            labelled(net, recipe, given.data, rule)
         case "graded":
             graded(net, given.pool, rule)
         case "tune":
             tune(net, given.pool)
         case "anatomy":
-            anatomy(net, recipe, given.data, given.pool)
+            anatomy(net, given.data)
+        case "classes":
+            classes(net, recipe, given.pool)
 
 
 if __name__ == "__main__":

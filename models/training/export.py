@@ -1,6 +1,6 @@
 """Writes a checkpoint's averaged network as ONNX and proves that it answers as PyTorch does.
 
-    python export.py RUN/weights.pt OUT [--threshold 0.5 --min-ml 0.003 --temperature 1.0]
+    python export.py RUN/weights.pt OUT --version 0.2.0 [--threshold T --min-ml V --temperature K]
 
 OUT receives `model.onnx` (opset 17, batch and every axis free) and `model.toml` (all that a service
 must know, with a golden patch). The temperature is part of the graph. BatchNorm is folded into the
@@ -26,7 +26,7 @@ from contrasts import CONTRASTS
 from measures import Rule
 from network import FCDenseNet
 from normalise import CLIP, MISSING, OUTSIDE
-from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM, STRIPPED_BELOW
+from predict import AIR, BOX_ABOVE, BRAIN, CSF_WITHIN_MM, STRIPPED_BELOW, STRIPPED_CSF_WITHIN_MM
 from randomised import CLASSES, SPACING_MM
 from recipe import Recipe
 
@@ -105,14 +105,15 @@ def golden_table(path: Path, recipe: Recipe) -> str:
         "tolerance = 1e-3", f"mean = {probability.mean():.6f}", "expected = [", *rows, "]"])
 
 
-def description(recipe: Recipe, sha256: str, rule: Rule, golden: str) -> str:
+def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: str) -> str:
     """`model.toml`: a service takes every figure from here, none from its code."""
     lesion = recipe.task == "lesion"
     title = ("Multiple-sclerosis lesions on FLAIR, with T1w and T2w where there are any" if lesion
              else "Brain, ventricles, cortex and seven more classes on one scan of any contrast")
     spacing_mm = 1.0 if lesion else SPACING_MM
     head = [
-        "format = 1", f'name = "{recipe.name}"', 'version = "0.2.0"', f'title = "{title}"',
+        "format = 1", f'name = "{recipe.name}"', f'version = "{version}"',
+        f'title = "{title}"',
         'licence = "CC-BY-4.0"', 'intended_use = "research use only, not for diagnosis"',
         'file = "model.onnx"', f'sha256 = "{sha256}"', "", "[input]", 'name = "image"']
     if lesion:
@@ -129,7 +130,9 @@ def description(recipe: Recipe, sha256: str, rule: Rule, golden: str) -> str:
         normalisation = ['centre = "zero"', 'scale = "quantile"', "quantile = 0.99", "above = 0.0",
                          f"box_above = {BOX_ABOVE}", f"stripped_below = {STRIPPED_BELOW}",
                          f"air = {AIR}", "clip = [0.0, 1.5]", "padding = 0.0"]
-        output = [f"classes = {_strings(CLASSES)}", f"csf_within_mm = {CSF_WITHIN_MM}"]
+        output = [f"classes = {_strings(CLASSES)}", f"brain_classes = {_strings(BRAIN)}",
+                  f"csf_within_mm = {CSF_WITHIN_MM}",
+                  f"stripped_csf_within_mm = {STRIPPED_CSF_WITHIN_MM}"]
         shape = 128
     return "\n".join([
         *head, *middle, f"spacing_mm = {[spacing_mm] * 3}",
@@ -137,6 +140,21 @@ def description(recipe: Recipe, sha256: str, rule: Rule, golden: str) -> str:
         "[patches]", 'voting = "single"', f"shape = {[shape] * 3}", "overlap = 0.5",
         'weighting = "bspline2"', "", "[output]", 'name = "probability"', *output, "",
         golden]) + "\n"
+
+
+def write_model(net: FCDenseNet, recipe: Recipe, out: Path, version: str, rule: Rule,
+                temperature: float = 1.0) -> None:
+    """Graph and manifest of a model; nothing is written into the manifest unless they agree."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "model.onnx"
+    off = export(net, path, temperature)
+    if off >= TOLERANCE:
+        raise SystemExit(f"differs from PyTorch by {off:.1e}, allowed are {TOLERANCE:.0e}")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = description(recipe, version, sha256, rule, golden_table(path, recipe))
+    (out / "model.toml").write_text(text)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest difference to PyTorch {off:.1e}, "
+          f"sha256 {sha256}")
 
 
 def _strings(names: tuple[str, ...]) -> str:
@@ -147,22 +165,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("weights", type=Path)
     options.add_argument("out", type=Path)
-    options.add_argument("--threshold", type=float, default=0.5)
-    options.add_argument("--min-ml", type=float, default=0.003)
+    Rule.add_options(options)
+    options.add_argument("--version", required=True, help="of the model, as in its manifest")
     options.add_argument("--temperature", type=float, default=1.0)
     given = options.parse_args()
     net, recipe = averaged_network(given.weights)
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / "model.onnx"
-    off = export(net, path, given.temperature)
-    if off >= TOLERANCE:
-        raise SystemExit(f"differs from PyTorch by {off:.1e}, allowed are {TOLERANCE:.0e}")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = description(recipe, sha256, Rule(given.threshold, given.min_ml),
-                       golden_table(path, recipe))
-    (given.out / "model.toml").write_text(text)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest difference to PyTorch {off:.1e}, "
-          f"sha256 {sha256}")
+    write_model(net, recipe, given.out, given.version, Rule.given(given), given.temperature)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from heads import read_head
-from lesions import read_bank
-from pool import paths_of, wait_while_paused
+from pool import Sources, paths_of, wait_while_paused
 from recipe import Recipe, read_recipe
 from synthesis import Grade, prepare, synthetic_sample
 
 LOADS_ML = (0.3, 1.0, 3.0, 10.0, 30.0, 70.0)
 SLICES_MM = (1.0, 3.0)
-N_HEADS = 20
 
 
 def grades(each: int, lesion_free: int) -> list[Grade]:
@@ -35,10 +32,9 @@ def grades(each: int, lesion_free: int) -> list[Grade]:
 
 
 def fill_graded(recipe: Recipe, wanted: list[Grade], given: argparse.Namespace) -> None:
-    kept_out = [n for n in range(1, N_HEADS + 1) if n not in recipe.pool.heads]
-    paths = [given.data / "label-maps" / f"head_{n:02d}.nii.gz" for n in kept_out]
-    heads = [prepare(read_head(path, given.cache)) for path in paths]
-    bank = read_bank(given.data / "lesion-bank" / "mni", recipe.pool.bank_without)
+    sources = Sources(given.data, given.cache, recipe)
+    heads = [prepare(head) for head in sources.kept_out()]
+    bank = sources.bank()
     given.pool.mkdir(parents=True, exist_ok=True)
     listed = {f"{n:05d}": asdict(grade) for n, grade in enumerate(wanted)}
     (given.pool / "grades.json").write_text(json.dumps(listed, indent=1))

@@ -41,6 +41,8 @@ class Room:
     to_ventricle: Array
     """Distance to the lateral ventricles in voxels, up to 60, uint8."""
     to_cortex: Array
+    septum: Array
+    """The thin wall between the lateral ventricles, bool."""
     to_mni: Array
     mni_offset: Array
 

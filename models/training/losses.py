@@ -19,7 +19,7 @@ from monai.losses.focal_loss import FocalLoss
 from monai.losses.tversky import TverskyLoss
 from torch import Tensor
 
-Kind = Literal["asymmetric", "tversky", "dice", "generalised_dice", "focal", "cross_entropy"]
+Kind = Literal["asymmetric", "tversky", "dice", "generalised_dice", "focal", "cross_entropy", "union"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -37,8 +37,10 @@ class Term:
     """focal: how fast well-classified voxels lose their say."""
     lesion_weight: float = 1.0
     """cross_entropy on one channel: what a lesion voxel counts against any other."""
+    classes: tuple[int, ...] = ()
+    """union: the classes that are taken together."""
     smooth: float = 1.0
-    """asymmetric, tversky, dice: voxels added above and below, so that an empty patch has a loss
+    """asymmetric, tversky, dice, union: voxels added above and below, so that an empty patch has a loss
     and a gradient."""
 
 
@@ -82,6 +84,17 @@ def cross_entropy(logits: Tensor, truth: Tensor, lesion_weight: float = 1.0) -> 
     return F.cross_entropy(logits, truth.argmax(1))
 
 
+def union(logits: Tensor, truth: Tensor, classes: tuple[int, ...], smooth: float = 1.0) -> Tensor:
+    """Dice and cross entropy of several classes taken together: where the brain ends matters more
+    than which of its parts ends there."""
+    inside = torch.zeros(logits.shape[1], dtype=torch.bool)
+    inside[list(classes)] = True
+    together = logits[:, inside].logsumexp(1) - logits[:, ~inside].logsumexp(1)  # (n, k, j, i)
+    true, p = truth[:, inside].sum(1), together.sigmoid()
+    hits, all_of = 2 * (p * true).sum() + smooth, (p + true).sum() + smooth
+    return 1 - hits / all_of + F.binary_cross_entropy_with_logits(together, true)
+
+
 def _loss(term: Term) -> Loss:
     def region(name: Callable[..., torch.nn.Module], **arguments: float) -> Loss:
         def loss(logits: Tensor, truth: Tensor) -> Tensor:
@@ -108,5 +121,7 @@ def _loss(term: Term) -> Loss:
             return region(GeneralizedDiceLoss)
         case "focal":
             return focal
+        case "union":
+            return partial(union, classes=term.classes, smooth=term.smooth)
         case "cross_entropy":
             return partial(cross_entropy, lesion_weight=term.lesion_weight)

@@ -5,6 +5,7 @@ Lesions are 26-connected components. All masks are bool `(k, j, i)` on a grid of
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -46,6 +47,15 @@ class Rule:
 
     threshold: float
     min_ml: float
+
+    @staticmethod
+    def add_options(options: argparse.ArgumentParser) -> None:
+        options.add_argument("--threshold", type=float, default=0.5)
+        options.add_argument("--min-ml", type=float, default=0.003)
+
+    @staticmethod
+    def given(options: argparse.Namespace) -> Rule:
+        return Rule(options.threshold, options.min_ml)
 
     def mask(self, probability: Array) -> Array:
         return without_small(probability >= self.threshold, self.min_ml)

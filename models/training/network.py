@@ -73,7 +73,20 @@ def convolution(maps_in: int, maps_out: int, kernel: int) -> nn.Conv3d:
 def normalisation(maps: int, sizes: Sizes) -> nn.Module:
     if sizes.normalisation == "batch":
         return nn.BatchNorm3d(maps)
-    return nn.InstanceNorm3d(maps, affine=True)
+    return ImageNorm(maps)
+
+
+class ImageNorm(nn.InstanceNorm3d):
+    """Instance normalisation. One image by itself is a batch of its own: BatchNorm's kernel gives the
+    same numbers and keeps the layout, which saves a quarter of a training step on CPUs."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__(maps, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.onnx.is_in_onnx_export() and len(x) == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        return super().forward(x)
 
 
 class DenseLayer(nn.Module):

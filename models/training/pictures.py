@@ -20,9 +20,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from arrays import Array
+from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from data import LESION_BIT, Case, read_cases
+from data import LESION_BIT
 from evaluate import pool_samples
 from measures import Rule
 from predict import anatomy_of, lesion_probability
@@ -41,7 +42,7 @@ def samples(pool: Path, data: Path, out: Path, rows: int = 4) -> None:
     real = [(case.image, case.truth) for case in read_cases(data / "labelled")][:rows]
     for row, pair in enumerate(zip(loaded, real, strict=True)):
         for side, (image, lesion) in enumerate(pair):
-            k = int(lesion.sum((1, 2)).argmax())
+            k = int(lesion.sum((1, 2)).argmax()) if lesion.any() else len(lesion) // 2
             for n, contrast in enumerate(CONTRASTS):
                 _slice(axes[row, 4 * side + n + (n > 0)], image[n, k],
                        f"{'synthetic' if side == 0 else 'real'} {contrast}")
@@ -73,7 +74,7 @@ def anatomy(weights: Path, data: Path, out: Path) -> None:
     _, axes = plt.subplots(len(paths), 4, figsize=(9, 2.3 * len(paths)))
     for row, path in zip(axes, paths, strict=True):
         scan = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
-        seen = anatomy_of(net, scan, scan)
+        seen = anatomy_of(net, scan)
         image, classes, brain = (np.asarray(x).transpose(2, 1, 0)
                                  for x in (scan.dataobj, seen.classes, seen.brain))
         inside = np.flatnonzero(brain.any((1, 2)))
@@ -137,8 +138,7 @@ def main() -> None:
     options.add_argument("what", choices=("samples", "found", "anatomy", "curve"))
     options.add_argument("source", type=Path, help="a pool, weights or a history")
     options.add_argument("--data", type=Path)
-    options.add_argument("--threshold", type=float, default=0.5)
-    options.add_argument("--min-ml", type=float, default=0.003)
+    Rule.add_options(options)
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -151,7 +151,7 @@ def main() -> None:
         case "samples":
             samples(given.source, given.data, given.out)
         case "found":
-            found(given.source, given.data, Rule(given.threshold, given.min_ml), given.out)
+            found(given.source, given.data, Rule.given(given), given.out)
         case "anatomy":
             anatomy(given.source, given.data, given.out)
 

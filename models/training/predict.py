@@ -16,8 +16,8 @@ from network import FCDenseNet
 from normalise import MISSING, OUTSIDE, whole_head
 from randomised import CLASSES, SPACING_MM
 
-_TISSUE = [CLASSES.index(name) for name in (
-    "cortex", "white matter", "deep grey", "ventricles", "brainstem", "cerebellum", "lesion")]
+BRAIN = ("cortex", "white matter", "deep grey", "ventricles", "brainstem", "cerebellum", "lesion")
+_TISSUE = [CLASSES.index(name) for name in BRAIN]
 _OUTER_CSF = CLASSES.index("other csf")
 BOX_ABOVE = 0.1
 """Normalised intensity from which a voxel belongs to the head's box."""
@@ -25,8 +25,10 @@ STRIPPED_BELOW = 0.25
 """Share of scalp in the head below which a scan counts as stripped."""
 AIR = 8
 """Voxels of air that a stripped scan is given on every side."""
-CSF_WITHIN_MM = 3.0
+CSF_WITHIN_MM = 2.0
 """Outer CSF this near to tissue belongs to the brain mask."""
+STRIPPED_CSF_WITHIN_MM = 100.0
+"""The same in a stripped scan: whoever stripped it drew the line, and all that is left belongs."""
 
 
 def logits_of(net: FCDenseNet, image: Array, filling: Array) -> Tensor:
@@ -55,6 +57,18 @@ def lesion_probability(net: FCDenseNet, image: Array, brain: Array) -> Array:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What the network says about an image, `(c, k, j, i)`, and whether it had been stripped."""
+
+    probability: Array
+    stripped: bool
+
+    @property
+    def csf_within_mm(self) -> float:
+        return STRIPPED_CSF_WITHIN_MM if self.stripped else CSF_WITHIN_MM
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The classes of a scan, on its own grid (file order) or the network's."""
 
@@ -62,19 +76,38 @@ class Anatomy:
     brain: Array
 
 
-def anatomy_of(net: FCDenseNet, scan: nib.Nifti1Image, target: nib.Nifti1Image) -> Anatomy:
-    """Classes and brain mask of `scan` on the grid of `target`, `(i, j, k)` as that file has it.
+def anatomy_of(net: FCDenseNet, scan: nib.Nifti1Image) -> Anatomy:
+    """Classes and brain mask of `scan` on its own grid, `(i, j, k)` as the file has it.
 
-    Probabilities, not classes, are brought to the target's grid; the brain is cut there.
+    Probabilities, not classes, are brought to that grid; the brain is cut there.
     """
+    looked, affine = _look_at_scan(net, scan)
+    fine = np.stack([_resampled(p, affine, scan) for p in looked.probability])
+    return Anatomy(fine.argmax(0).astype(np.uint8), _brain(fine, looked, scan))
+
+
+def brain_of_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> Array:
+    """The brain mask alone: only two sums of classes need be brought to the scan's grid."""
+    looked, affine = _look_at_scan(net, scan)
+    fine = np.zeros((len(CLASSES), *scan.shape[:3]), np.float32)
+    fine[_TISSUE[0]] = _resampled(looked.probability[_TISSUE].sum(0), affine, scan)
+    fine[_OUTER_CSF] = _resampled(looked.probability[_OUTER_CSF], affine, scan)
+    return _brain(fine, looked, scan)
+
+
+def _look_at_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> tuple[Looked, Array]:
+    """What the network says on its own grid, `(c, i, j, k)` in RAS+ order, and that grid's affine."""
     coarse = at_spacing(nib.as_closest_canonical(scan), SPACING_MM)
     image = whole_head(np.asarray(coarse.dataobj, np.float32).transpose(2, 1, 0))
-    probability = class_probability(net, image).transpose(0, 3, 2, 1)  # (c, i, j, k)
-    fine = np.stack([_resampled(p, coarse.affine, target) for p in probability])
-    return Anatomy(fine.argmax(0).astype(np.uint8), brain_mask(fine, target.header.get_zooms()[:3]))
+    looked = look_at(net, image)
+    return Looked(looked.probability.transpose(0, 3, 2, 1), looked.stripped), coarse.affine
 
 
-def class_probability(net: FCDenseNet, image: Array) -> Array:
+def _brain(fine: Array, looked: Looked, scan: nib.Nifti1Image) -> Array:
+    return brain_mask(fine, scan.header.get_zooms()[:3], looked.csf_within_mm)
+
+
+def look_at(net: FCDenseNet, image: Array) -> Looked:
     """The ten classes of a normalised `(k, j, i)` image; outside the head's box all is background.
 
     The frame matters, since the network takes air on all sides for the sign of a stripped scan: a
@@ -83,14 +116,15 @@ def class_probability(net: FCDenseNet, image: Array) -> Array:
     """
     box = head_box(image)
     inside = logits_of(net, image[box][None], np.zeros(1)).softmax(0).numpy()
-    if scalp_share(inside, image[box]) < STRIPPED_BELOW:
+    stripped = scalp_share(inside, image[box]) < STRIPPED_BELOW
+    if stripped:
         wide = np.pad(image[box], AIR)
         inside = logits_of(net, wide[None], np.zeros(1)).softmax(0).numpy()
         inside = inside[:, AIR:-AIR, AIR:-AIR, AIR:-AIR]
     probability = np.zeros((len(CLASSES), *image.shape), np.float32)
     probability[CLASSES.index("background")] = 1
     probability[(slice(None), *box)] = inside
-    return probability
+    return Looked(probability, stripped)
 
 
 def scalp_share(probability: Array, image: Array) -> float:
@@ -107,7 +141,7 @@ def head_box(image: Array) -> tuple[slice, ...]:
 
 
 def brain_mask(probability: Array, spacing_mm: tuple[float, ...],
-               csf_mm: float = CSF_WITHIN_MM) -> Array:
+               csf_mm: float) -> Array:
     """Tissue and ventricles, and outer CSF within `csf_mm` of them; one piece without holes."""
     tissue = probability[_TISSUE].sum(0)
     core = largest(tissue > 0.5)

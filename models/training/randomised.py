@@ -43,13 +43,15 @@ def randomised_sample(head: Head, shape: Shape, rng: Rng) -> tuple[Array, Array]
     tissue = _look_up(head.tissue, places)
     lesions = _extra_lesions(tissue, rng)
     tissue[lesions] = CLASS["lesion"]
+    dura = _dura(tissue, rng)
 
     mean = _class_means(rng)
+    dura_mean = rng.uniform(0.2, 1.2) * mean[CLASS["cortex"]]
     image = np.zeros(shape, np.float32)
     for corner in _CORNERS:  # four looks into each voxel stand for its partial volumes
         seen = _look_up(head.tissue, places + corner)
         seen[lesions] = CLASS["lesion"]
-        image += mean[seen] / len(_CORNERS)
+        image += np.where(dura, dura_mean, mean[seen]) / len(_CORNERS)
     deviation = rng.uniform(0, 0.06, len(mean)).astype(np.float32)[tissue]
     image += deviation * rng.normal(size=shape).astype(np.float32)
     image += deviation * field(rng, shape, int(rng.integers(8, 30)))
@@ -60,6 +62,7 @@ def randomised_sample(head: Head, shape: Shape, rng: Rng) -> tuple[Array, Array]
     if rng.random() < 0.8:  # most tools write exact zeros there
         image[hidden] = 0
     target = classes_of(tissue)
+    target[dura] = CLASSES.index("scalp and skull")
     target[hidden] = np.where(np.isin(target[hidden], (0, 1, 6)), 0, target[hidden])
     return whole_head(image)[None].astype(np.float16), target
 
@@ -99,12 +102,20 @@ def _extra_lesions(tissue: Array, rng: Rng) -> Array:
     return (bumps > rng.uniform(1.9, 3.2)) & (tissue == CLASS["white"])
 
 
+def _dura(tissue: Array, rng: Rng) -> Array:
+    """Part of the outermost fluid, which the label maps let reach the bone: dura and its sinuses."""
+    if rng.random() < 0.4:
+        return np.zeros(tissue.shape, bool)
+    outer = ndimage.binary_dilation(classes_of(tissue) == CLASSES.index("scalp and skull"))
+    here = field(rng, tissue.shape, int(rng.integers(6, 20))) > rng.uniform(-1.2, 0.6)
+    return outer & here & (tissue == CLASS["csf"])
+
+
 def _class_means(rng: Rng) -> Array:
     mean = rng.uniform(0, 1, len(CLASS))
     if rng.random() < 0.85:
-        base = np.array(BASE[str(rng.choice(list(BASE)))])
-        mean = base / base.max() * rng.uniform(0.6, 1.0) + rng.normal(0, 0.04, len(base))
-        mean[CLASS["lesion"]] = mean[CLASS["white"]] + rng.normal(0, 0.35)
+        contrast = str(rng.choice(list(BASE)))
+        mean = _real_means(contrast, rng) * rng.uniform(0.6, 1.0) / max(BASE[contrast])
         for outer in ("skin", "soft", "muscle", "mucosa", "bone", "marrow", "eye", "vessel"):
             if rng.random() < 0.3:
                 mean[CLASS[outer]] = rng.uniform(0, 1)
@@ -119,6 +130,30 @@ def _class_means(rng: Rng) -> Array:
             mean[CLASS["csf"]] = mean[CLASS["lateral_ventricle"]] + rng.normal(0, 0.08)
     mean[CLASS["air"]] = 0.0 if rng.random() < 0.7 else rng.uniform(0, 0.15)
     return np.maximum(mean, 0).astype(np.float32)
+
+
+def _real_means(contrast: str, rng: Rng) -> Array:
+    """In units of white matter, as wide as scanners differ: cortex against white matter stretched,
+    deep grey anywhere between the two, the brainstem darker than both or brighter, fluid free."""
+    base = np.array(BASE[contrast])
+    mean = base + rng.normal(0, 0.04, len(base))
+    grey = _numbers("cortex", "cerebellar_cortex", "hippocampus", "amygdala")
+    mean[grey] = 1 + (mean[grey] - 1) * np.clip(np.exp(rng.normal(0, 0.4)), 0.45, 1.8)
+    deep = _numbers("thalamus", "caudate", "putamen", "pallidum")
+    mean[deep] = 1 + (mean[deep] - 1) * rng.uniform(0, 1.1) + rng.normal(0, 0.05)
+    mean[CLASS["brainstem"]] += rng.normal(0, 0.1)
+    mean[_numbers("cerebellar_cortex", "cerebellar_white")] += rng.normal(0, 0.07)
+    low, high = {"flair": (0.08, 0.5), "t1w": (0.1, 0.55), "t2w": (1.8, 4.0)}[contrast]
+    fluid = _numbers("lateral_ventricle", "middle_ventricle", "csf")
+    mean[fluid] = rng.uniform(low, high) * (1 + rng.normal(0, 0.08, len(fluid)))
+    if contrast != "t2w" and rng.random() < 0.6:  # vessels and meninges lie in the outer fluid
+        mean[CLASS["csf"]] += rng.uniform(0, 0.25)
+    mean[CLASS["lesion"]] = mean[CLASS["white"]] + rng.normal(0, 0.35) * max(base)
+    return mean
+
+
+def _numbers(*names: str) -> list[int]:
+    return [CLASS[name] for name in names]
 
 
 def _hidden(tissue: Array, shape: Shape, rng: Rng) -> Array:

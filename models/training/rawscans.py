@@ -18,7 +18,7 @@ from scipy import ndimage
 from arrays import Array
 from measures import dice
 from network import FCDenseNet
-from predict import anatomy_of
+from predict import brain_of_scan
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -45,13 +45,13 @@ def brain_figures(net: FCDenseNet, data: Path) -> Iterator[BrainFigure]:
             if to_native is None:
                 continue
             scan = nib.Nifti1Image.from_filename(path)
-            found = anatomy_of(net, scan, scan).brain
+            found = brain_of_scan(net, scan)
             carried = carry(found, scan.affine, mask, to_native)
             yield _figure(f"{patient.name} {study} {contrast}", "brain mask", carried, truth, mask)
     for case in sorted((data / "labelled").iterdir()):
         scan = nib.Nifti1Image.from_filename(case / "flair.nii.gz")
         truth = ndimage.binary_fill_holes(np.asarray(scan.dataobj) > 0)
-        found = anatomy_of(net, scan, scan).brain
+        found = brain_of_scan(net, scan)
         yield _figure(f"{case.name} flair", "support", found, truth, scan)
 
 

@@ -16,6 +16,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from losses import Term
 from network import Sizes
 
+UNKNOWN = 127
+"""Class of brain tissue that nobody has named; the side task leaves it out."""
+
 
 class RecipeError(ValueError):
     """The recipe says something that no field understands."""
@@ -34,6 +37,10 @@ class Pool:
     bank_without: tuple[str, ...] = ()
     """Patients whose masks must not enter the lesion bank."""
     seed: int = 0
+    real: tuple[str, ...] = ()
+    """Patients whose scans are trained on."""
+    real_samples: int = 0
+    """Samples that are made of them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Patches:
     size: tuple[int, int, int]
     on_lesion: float = 0.0
     """Share of patches that are centred near a lesion voxel."""
+    on_real: float = 0.0
+    """Share of patches that come from scans of real patients."""
     shift: int = 20
     """Voxels per axis by which a patch is moved off the voxel it was drawn for."""
     scale: float = 0.0

@@ -40,14 +40,6 @@ FAINTEST = 0.7
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A head cut to its brain's surroundings, with what placement and painting need."""
-
-    room: Room
-    septum: Array
-
-
-@dataclass(frozen=True)
 class Scene:
     """One head as it lies in the sample: everything that all contrasts share."""
 
@@ -62,6 +54,8 @@ class Scene:
     haze: Array
     """Dirty white matter around the ventricles, 0..1, unlabelled."""
     rim: Array
+    caps: Array
+    """Patches beside the ventricles that are brighter than haze and still no lesions, 0..1."""
     limbic: Array
     flow: Array
     septum: Array
@@ -70,24 +64,33 @@ class Scene:
     brain: Array
 
 
-def prepare(head: Head, margin: int = 14) -> Prepared:
+def prepare(head: Head, margin: int = 14) -> Room:
+    """A head cut to its brain's surroundings."""
     low, high = brain_box(head, margin)
     stored = head.tissue[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     tissue = np.where(stored == CLASS["lesion"], CLASS["white"], stored).astype(np.uint8)
     ventricle = tissue == CLASS["lateral_ventricle"]
-    sides, _ = ndimage.label(ndimage.binary_erosion(ventricle))
     to_ventricle = ndimage.distance_transform_edt(~ventricle)
     to_cortex = ndimage.distance_transform_edt(tissue != CLASS["cortex"])
-    sizes = np.bincount(sides.ravel())[1:]
-    septum = np.zeros(tissue.shape, bool)
-    if len(sizes) > 1:
-        two = np.argsort(sizes)[-2:] + 1
-        near = [ndimage.distance_transform_edt(sides != side) < 4.5 for side in two]
-        septum = near[0] & near[1] & (tissue == CLASS["white"])
-    room = Room(tissue, stored == CLASS["lesion"], np.minimum(to_ventricle, 60).astype(np.uint8),
-                np.minimum(to_cortex, 60).astype(np.uint8), head.to_mni,
+    return Room(tissue, stored == CLASS["lesion"], np.minimum(to_ventricle, 60).astype(np.uint8),
+                np.minimum(to_cortex, 60).astype(np.uint8),
+                _septum(tissue, ventricle, to_ventricle), head.to_mni,
                 head.mni_offset + head.to_mni @ low)
-    return Prepared(room, septum)
+
+
+def _septum(tissue: Array, ventricle: Array, to_ventricle: Array) -> Array:
+    """The thin wall between the lateral ventricles: many label maps give it to them."""
+    k, j, i = np.nonzero(ventricle)
+    if not len(i):
+        return ventricle
+    plane = np.linalg.lstsq(np.stack([np.ones(len(i)), k, j], 1), i, rcond=None)[0]
+    grid = np.meshgrid(*[np.arange(n) for n in tissue.shape], indexing="ij")
+    off = grid[2] - plane[0] - plane[1] * grid[0] - plane[2] * grid[1]
+    wall = np.isin(tissue, [CLASS["white"], CLASS["lateral_ventricle"]]) & (to_ventricle <= 4.5)
+    # Both ventricles lie beside it: a little further to each side there is fluid.
+    beside = [ndimage.binary_dilation(ventricle & (off * side > 0), iterations=5)
+              for side in (-1, 1)]
+    return wall & (np.abs(off) <= 1.0) & beside[0] & beside[1]
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,13 @@ class Grade:
     slices_mm: float
 
 
-def synthetic_sample(head: Prepared, bank: list[list[Piece]], shape: Shape, rng: Rng,
+def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng,
                      grade: Grade | None = None) -> tuple[Array, Array]:
     """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest the side task."""
     load_ml = grade.load_ml if grade else draw_load_ml(rng)
-    grid, growth = _grid(head.room.tissue.shape, shape, rng)
-    placed = place_lesions(head.room, bank, load_ml / growth, rng)
-    truth = _warp(placed.astype(np.float32), grid, "bilinear") > 0.5
+    grid, growth = head_grid(head.tissue.shape, shape, rng)
+    placed = place_lesions(head, bank, load_ml / growth, rng)
+    truth = warp(placed.astype(np.float32), grid, "bilinear") > 0.5
     scene = _scene(head, placed, truth, grid, shape, rng)
     image = np.empty((len(CONTRASTS), *shape), np.float32)
     loose = rng.random() < 0.25  # a quarter keeps the skull
@@ -119,12 +122,12 @@ def synthetic_sample(head: Prepared, bank: list[list[Piece]], shape: Shape, rng:
             image[n][~_own_mask(scene.brain, rng)] = OUTSIDE
     if not loose:
         image[:, ~scene.brain] = OUTSIDE
-    truth = _visible(truth, image[0])
+    truth = visible(truth, image[0])
     label = _SIDE[scene.tissue] | (truth.astype(np.uint8) << 7)
     return np.clip(image, *CLIP).astype(np.float16), label
 
 
-def _grid(head: Shape, shape: Shape, rng: Rng) -> tuple[torch.Tensor, float]:
+def head_grid(head: Shape, shape: Shape, rng: Rng) -> tuple[torch.Tensor, float]:
     """Where the sample's voxels lie in the head (for grid_sample), and how much volume grows."""
     matrix = rotation(np.deg2rad(rng.normal(0, 6, 3)))
     zoom = rng.uniform(0.88, 1.14, 3)  # below 1: the brain looks larger, as scaled to a template
@@ -141,43 +144,49 @@ def _grid(head: Shape, shape: Shape, rng: Rng) -> tuple[torch.Tensor, float]:
     return grid, float(1 / abs(np.linalg.det(matrix)))
 
 
-def _warp(x: Array, grid: torch.Tensor, mode: str) -> Array:
+def warp(x: Array, grid: torch.Tensor, mode: str) -> Array:
     samples = torch.from_numpy(np.ascontiguousarray(x, np.float32))[None, None]
     return F.grid_sample(samples, grid, mode=mode, padding_mode="zeros",
                          align_corners=True)[0, 0].numpy()
 
 
-def _scene(head: Prepared, placed: Array, truth: Array, grid: torch.Tensor, shape: Shape,
+def _scene(head: Room, placed: Array, truth: Array, grid: torch.Tensor, shape: Shape,
            rng: Rng) -> Scene:
-    tissue = _warp(head.room.tissue, grid, "nearest").astype(np.uint8)
-    to_ventricle = _warp(head.room.to_ventricle, grid, "bilinear")
+    tissue = warp(head.tissue, grid, "nearest").astype(np.uint8)
+    to_ventricle = warp(head.to_ventricle, grid, "bilinear")
+    septum = warp(head.septum.astype(np.float32), grid, "nearest") > 0
+    if rng.random() < 0.85:
+        tissue[septum] = CLASS["white"]
     white = tissue == CLASS["white"]
     plexus = (tissue == CLASS["lateral_ventricle"]) & (field(rng, shape, 8) > 0.6)
     plexus &= field(rng, shape, 34) > rng.uniform(1.2, 2.0)
     plexus |= tissue == CLASS["plexus"]
     tissue[plexus] = CLASS["plexus"]
     edge = rng.uniform(0.4, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 1.8)
-    soft = _warp(placed.astype(np.float32), grid, "bilinear")
+    soft = warp(placed.astype(np.float32), grid, "bilinear")
     soft = np.maximum(blur(soft, edge), 0.5 * truth)  # tiny lesions stay visible
     parenchyma = np.isin(tissue, PARENCHYMA)
     fluid = np.isin(tissue, [CLASS["lateral_ventricle"], CLASS["middle_ventricle"], CLASS["csf"]])
     return Scene(
         tissue=tissue, lesion=soft, core=blur(soft, 1.2) ** 1.5,
         halo=blur(soft, rng.uniform(1.5, 3.0)) * (1 - soft) * parenchyma,
-        gain=_gains(truth, rng), texture=1 + 0.12 * field(rng, shape, 28),
+        gain=gains(truth, rng), texture=1 + 0.12 * field(rng, shape, 28),
         haze=np.clip(field(rng, shape, 7), 0, 1.2) / 1.2
         * np.exp(-(((to_ventricle - 4) / 9) ** 2)) * white,
-        rim=np.exp(-np.maximum(to_ventricle - 0.5, 0) / rng.uniform(0.6, 1.3)) * white,
+        rim=np.exp(-np.maximum(to_ventricle - 0.5, 0) / rng.uniform(0.6, 1.6)) * white
+        * np.clip(1 + 0.5 * field(rng, shape, 10), 0, 1.5),
+        caps=np.exp(-np.maximum(to_ventricle - 0.5, 0) / rng.uniform(1.5, 4.0)) * white
+        * np.clip(field(rng, shape, 9) - 0.4, 0, 1),
         limbic=np.clip(field(rng, shape, 9), 0, 2)
         * np.isin(tissue, [CLASS[n] for n in ("cortex", "hippocampus", "amygdala")]),
         flow=blur(np.clip(field(rng, shape, 12) - rng.uniform(0.8, 2.0), 0, 1), 1.0) * fluid,
-        septum=(_warp(head.septum.astype(np.float32), grid, "nearest") > 0) & white,
+        septum=septum & white,
         plexus=plexus, fatty=field(rng, shape, 20) > rng.uniform(-0.6, 0.6),
         brain=_brain_mask(tissue, rng),
     )
 
 
-def _gains(truth: Array, rng: Rng) -> Array:
+def gains(truth: Array, rng: Rng) -> Array:
     """Each lesion has its own strength; small ones are often faint, since voxels blur them."""
     parts, n_parts = ndimage.label(truth, CONNECTED)
     gain = np.clip(rng.normal(1, 0.16, n_parts + 1), 0.7, 1.5).astype(np.float32)
@@ -188,7 +197,7 @@ def _gains(truth: Array, rng: Rng) -> Array:
     return gain[near]
 
 
-def _visible(truth: Array, flair: Array) -> Array:
+def visible(truth: Array, flair: Array) -> Array:
     """Without the lesions that no rater would mark: under 3 voxels, or lost in the scan."""
     parts, n_parts = ndimage.label(truth, CONNECTED)
     if not n_parts:
@@ -227,18 +236,18 @@ def _paint(scene: Scene, contrast: str, rng: Rng) -> Array:
         case "flair":
             _paint_flair(image, scene, mean, rng)
         case "t1w":  # from iso-intense to black holes
-            low = mean[CLASS["cortex"]] + rng.uniform(-0.1, 0.15)
+            low = 1 - (1 - mean[CLASS["cortex"]]) * rng.uniform(0.4, 1.7)
             black = rng.uniform(0.1, 1.0) * (0.5 + 0.8 * scene.core)
             drop = (1 - low) * scene.gain * (0.55 + 0.45 * black)
             image -= np.clip(np.minimum(drop, image - 0.3), 0, None) * scene.lesion
-            image -= rng.uniform(0, 0.08) * (scene.halo + scene.haze)
+            image -= rng.uniform(0, 0.08) * (scene.halo + scene.haze + scene.caps)
             image[scene.plexus] = rng.uniform(0.5, 0.9)
         case "t2w":
-            peak = rng.uniform(0.35, 1.3)
+            peak = rng.uniform(0.5, 2.2)
             strength = scene.gain * scene.texture * (0.75 + 0.4 * scene.core)
             image += peak * strength * scene.lesion
-            image += peak * rng.uniform(0, 0.2) * (scene.halo + scene.haze)
-            image += rng.uniform(0, 0.2) * scene.rim
+            image += peak * rng.uniform(0, 0.2) * (scene.halo + scene.haze + scene.caps)
+            image += rng.uniform(0, 0.3) * scene.rim
             image[scene.plexus] = rng.uniform(1.3, 2.6)
     return image
 
@@ -254,9 +263,10 @@ def _paint_flair(image: Array, scene: Scene, mean: Array, rng: Rng) -> None:
     strength = scene.gain * scene.texture * (0.8 + 0.35 * scene.core) * in_grey
     image += peak * strength * scene.lesion
     image += peak * (rng.uniform(0, 0.3) * scene.halo + rng.uniform(0, 0.2) * scene.haze)
-    image += min(rng.uniform(0, 0.4), 0.6 * peak) * (rng.random() < 0.6) * scene.rim
+    image += rng.uniform(0, 0.75) * peak * (rng.random() < 0.75) * scene.rim
+    image += rng.uniform(0, 0.5) * peak * (rng.random() < 0.6) * scene.caps
     image += rng.uniform(0, 0.14) * scene.limbic
-    image[scene.septum] = np.maximum(image[scene.septum], 1 + rng.uniform(0, 0.6) * peak)
+    image[scene.septum] = np.maximum(image[scene.septum], 1 + rng.uniform(0, 0.9) * peak)
     image[scene.plexus] = rng.uniform(0.5, 1.6)
     image += scene.flow * rng.uniform(0.2, 1.6)
 
@@ -275,11 +285,12 @@ def _misregister(x: Array, rng: Rng) -> Array:
 
 
 def _slices_mm(contrast: str, rng: Rng, grade: Grade | None) -> float:
-    """Slices of 1 mm, as 3D sequences have, in under half of the scans; the rest is thicker."""
+    """Slices of 1 mm, as 3D sequences have, in under half of the scans; T2w is mostly thick, also
+    where FLAIR is thin."""
     if grade:
         return grade.slices_mm
-    thin = 0.45 if contrast == "flair" else 0.4
-    return 1.0 if rng.random() < thin else rng.uniform(1.5, 5.0)
+    thin, thickest = {"flair": (0.45, 5.0), "t1w": (0.5, 5.0), "t2w": (0.25, 6.0)}[contrast]
+    return 1.0 if rng.random() < thin else rng.uniform(1.5, thickest)
 
 
 def _acquire(image: Array, slices_mm: float, rng: Rng) -> Array:

@@ -1,6 +1,6 @@
 """Trains the network of a recipe on its pool; stops and goes on at any step with the same outcome.
 
-    python train.py recipes/lesion.toml --pool POOL --run RUN [--judge POOL] [--start WEIGHTS]
+    python train.py recipes/lesion.toml --pool POOL --run RUN [--real-pool POOL] [--start WEIGHTS]
 
 RUN receives `weights.pt` (recipe, weights and their average: what is kept), `state.pt` (with the
 optimiser's moments: what resuming needs) and `history.jsonl` (a line per 50 steps and checkpoint).
@@ -27,7 +27,7 @@ from evaluate import judge_pool
 from losses import Loss, sum_of
 from network import FCDenseNet, channels_last, n_parameters, receptive_field
 from pool import wait_while_paused
-from recipe import Recipe, Training, read_recipe
+from recipe import UNKNOWN, Recipe, Training, read_recipe
 
 REPORT_STEPS = 50
 
@@ -38,6 +38,7 @@ class Places:
 
     pool: Path
     run: Path
+    real_pool: Path | None = None
     judge: Path | None = None
     start: Path | None = None
     pause_file: Path | None = None
@@ -55,7 +56,7 @@ def train(recipe: Recipe, places: Places) -> FCDenseNet:
     optimiser = torch.optim.AdamW(net.parameters(), plan.rate, weight_decay=plan.weight_decay)
     loss_of = sum_of(recipe.loss)
     step = _resume(places.run, net, average, optimiser)
-    source = PatchSource(recipe, places.pool)
+    source = PatchSource(recipe, places.pool, places.real_pool)
     _announce(recipe, net, step)
 
     stop = _stop_when_asked()
@@ -109,8 +110,14 @@ def batch_loss(net: FCDenseNet, batch: Batch, recipe: Recipe, loss_of: Loss) -> 
     main, side = logits[:, :outputs].float(), logits[:, outputs:].float()
     loss = loss_of(main, truth_of(batch, recipe))
     if recipe.network.side_outputs:
-        loss = loss + recipe.training.side_weight * F.cross_entropy(side, batch.classes)
+        loss = loss + recipe.training.side_weight * _side_loss(side, batch.classes)
     return loss
+
+
+def _side_loss(side: Tensor, classes: Tensor) -> Tensor:
+    """Mean over the voxels whose class is known; 0 if none is."""
+    known = (classes != UNKNOWN).sum().clamp(min=1)
+    return F.cross_entropy(side, classes, ignore_index=UNKNOWN, reduction="sum") / known
 
 
 def truth_of(batch: Batch, recipe: Recipe) -> Tensor:
@@ -186,6 +193,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("recipe", type=Path)
     options.add_argument("--pool", type=Path, required=True)
+    options.add_argument("--real-pool", type=Path, help="samples of the recipe's patients")
     options.add_argument("--run", type=Path, required=True)
     options.add_argument("--judge", type=Path, help="a pool that is never trained on")
     options.add_argument("--start", type=Path, help="weights to begin with")
@@ -194,7 +202,8 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     train(read_recipe(given.recipe),
-          Places(given.pool, given.run, given.judge, given.start, given.pause_file))
+          Places(given.pool, given.run, given.real_pool, given.judge, given.start,
+                 given.pause_file))
 
 
 if __name__ == "__main__":

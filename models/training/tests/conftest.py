@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arrays import Array, Rng
-from heads import CLASS, Head
+from arrays import Rng
+from heads import Head
 from recipe import Recipe, read_recipe
+from smoke import ball_head
 
 HERE = Path(__file__).parent.parent
 DATA = Path(os.environ.get("DAWSON_DATA", HERE.parents[1] / ".." / "shared" / "data"))
@@ -37,19 +38,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def head() -> Head:
-    """Scalp, bone, fluid, cortex, white matter and two ventricles, 96 voxels a side."""
-    tissue = np.zeros((96, 96, 96), np.uint8)
-    for radius, name in ((46, "skin"), (43, "bone"), (40, "csf"), (37, "cortex"), (33, "white")):
-        tissue[_ball(radius, 0.0)] = CLASS[name]
-    for side in (-9.0, 9.0):
-        tissue[_ball(7, side)] = CLASS["lateral_ventricle"]
-    tissue[62:66, 40:44, 40:44] = CLASS["lesion"]
-    return Head("balls", tissue, np.eye(3)[:, ::-1].copy(), np.full(3, -48.0))
-
-
-def _ball(radius: float, shift_i: float) -> Array:
-    k, j, i = np.meshgrid(*[np.arange(96) - 47.5] * 3, indexing="ij")
-    return k**2 + j**2 + (i - shift_i) ** 2 < radius**2
+    return ball_head()
 
 
 def shorter(recipe: Recipe, steps: int) -> Recipe:

@@ -9,7 +9,7 @@ import torch
 from monai.losses.tversky import TverskyLoss
 from torch import Tensor
 
-from losses import Kind, Term, asymmetric_similarity, sum_of
+from losses import Kind, Term, asymmetric_similarity, sum_of, union
 
 SURE = 40.0
 """A logit whose sigmoid is 0 or 1 to the last bit."""
@@ -70,6 +70,19 @@ def test_an_empty_patch_still_pulls_probabilities_down() -> None:
     sum_of((Term("asymmetric", smooth=20.0),))(logits, torch.zeros(1, 1, 4, 4, 4)).backward()
     assert logits.grad is not None
     assert (logits.grad > 0).all()
+
+
+def test_a_union_forgives_which_of_its_classes_it_was() -> None:
+    truth = torch.zeros(1, 3, 1, 1, 2)
+    truth[0, 1, ..., 0] = truth[0, 0, ..., 1] = 1
+    other = torch.zeros(1, 3, 1, 1, 2)
+    other[0, 2, ..., 0] = other[0, 0, ..., 1] = SURE  # class 2 where 1 is true
+    assert union(other, truth, (1, 2)).item() == pytest.approx(0, abs=1e-6)
+    assert union(other, truth, (1,)).item() > 1
+    even = torch.zeros(1, 3, 1, 1, 2)  # the union has 2/3 everywhere
+    dice = 1 - (2 * 2 / 3 + 1) / (4 / 3 + 1 + 1)
+    entropy = -(math.log(2 / 3) + math.log(1 / 3)) / 2
+    assert union(even, truth, (1, 2)).item() == pytest.approx(dice + entropy)
 
 
 def test_a_sum_weighs_its_terms() -> None:

@@ -58,7 +58,7 @@ def test_a_brain_keeps_near_fluid_and_loses_islands() -> None:
     probability[CLASSES.index("white matter"), 8:20, 8:20, 8:20] = 1
     probability[CLASSES.index("white matter"), 1:3, 1:3, 1:3] = 1
     probability[CLASSES.index("other csf"), 20:30, 8:20, 8:20] = 1
-    mask = brain_mask(probability, (1.0, 1.0, 1.0))
+    mask = brain_mask(probability, (1.0, 1.0, 1.0), 3.0)
     assert mask[8:23, 8:20, 8:20].all()
     assert not mask[23:, 8:20, 8:20].any()
     assert not mask[1:3, 1:3, 1:3].any()

@@ -14,6 +14,7 @@ from network import (
     LESION,
     PAPER,
     FCDenseNet,
+    ImageNorm,
     Sizes,
     gflop,
     n_parameters,
@@ -85,3 +86,12 @@ def test_one_patch_is_learned_by_heart() -> None:
         optimiser.step()
     found = net(image) > 0
     assert 2 * (found * truth).sum() / (found.sum() + truth.sum()) > 0.97
+
+
+def test_an_image_is_normalised_alike_alone_and_in_a_batch() -> None:
+    torch.manual_seed(0)
+    norm = ImageNorm(3)
+    torch.nn.init.normal_(norm.weight)
+    both = torch.randn(2, 3, 4, 5, 6)
+    alone = torch.cat([norm(image) for image in both.split(1)])
+    assert torch.allclose(alone, norm(both), atol=1e-6)

@@ -51,7 +51,7 @@ def test_a_head_without_lesions_has_none(head: Head) -> None:
 def test_placement_reaches_the_load_that_was_asked_for(
     head: Head, rng: Rng, load_ml: float
 ) -> None:
-    room = prepare(head).room
+    room = prepare(head)
     placed = place_lesions(room, bank(), load_ml, rng)
     assert placed.sum() / 1000 == pytest.approx(load_ml, rel=0.5)
     assert np.isin(room.tissue[placed], PARENCHYMA).all()

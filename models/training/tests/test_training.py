@@ -16,27 +16,19 @@ from checkpoints import averaged_network, keep, load_weights, start_from
 from data import PatchSource
 from evaluate import judge_pool
 from export import TOLERANCE, description, export, golden_image, golden_table
-from heads import Head
 from measures import Rule
 from network import FCDenseNet
 from normalise import OUTSIDE
-from pool import fill
-from recipe import Recipe, Training
-from synthesis import Grade, prepare, synthetic_sample
+from recipe import Recipe, Training, read_recipe
+from smoke import RECIPE, fill_with_balls
 from train import Places, rate_at, train
 
 
 @pytest.fixture(scope="module")
-def pool(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small heads that every test of this file draws from."""
-    from conftest import HERE
-
-    from recipe import read_recipe
-
     folder = tmp_path_factory.mktemp("pool")
-    recipe, prepared = read_recipe(HERE / "recipes" / "smoke.toml"), prepare(head)
-    fill(lambda rng: synthetic_sample(prepared, [[]], recipe.pool.shape, rng, Grade(2.0, 1.0)),
-         recipe, folder, range(recipe.pool.samples), None)
+    fill_with_balls(read_recipe(RECIPE), folder)
     return folder
 
 
@@ -147,7 +139,7 @@ def test_the_manifest_tells_the_golden_answer(smoke: Recipe, tmp_path: Path) -> 
 
     net = FCDenseNet(smoke.network).eval()
     export(net, tmp_path / "model.onnx")
-    text = description(smoke, "0" * 64, Rule(0.4, 0.006),
+    text = description(smoke, "1.2.3", "0" * 64, Rule(0.4, 0.006),
                        golden_table(tmp_path / "model.onnx", smoke))
     manifest = tomllib.loads(text)
     image = golden_image(tuple(manifest["golden"]["peaks"]))
@@ -157,6 +149,7 @@ def test_the_manifest_tells_the_golden_answer(smoke: Recipe, tmp_path: Path) -> 
         i, j, k = row["at"]
         assert probability[k, j, i] == pytest.approx(row["probability"], abs=1e-4)
     assert manifest["output"]["threshold"] == 0.4
+    assert manifest["version"] == "1.2.3"
 
 
 def test_kept_weights_are_half_as_large_and_start_another_run(

@@ -1,0 +1,98 @@
+"""Real tissue: carved lesions are gone, those set in can be seen, and what was seen is not judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from arrays import Array, Rng
+from cases import Case
+from data import LESION_BIT, PatchSource
+from evaluate import was_seen
+from lesions import Piece
+from normalise import MISSING, OUTSIDE
+from pool import fill
+from realtissue import _carve, real_sample
+from recipe import UNKNOWN, Recipe
+from smoke import fill_with_balls
+from train import _side_loss
+
+SHAPE = (64, 64, 64)
+BANK = [[Piece(np.ones((4, 4, 4), bool), np.array([x, -90.0, -40.0])) for x in (-70.0, -50.0)]]
+
+
+@pytest.fixture
+def case(rng: Rng) -> Case:
+    """A ball of grainy white matter with one bright lesion; T2w is missing."""
+    k, j, i = np.meshgrid(*[np.arange(72) - 35.5] * 3, indexing="ij")
+    brain = k**2 + j**2 + i**2 < 30**2
+    truth = np.zeros_like(brain)
+    truth[30:36, 30:36, 40:46] = True
+    image = np.full((3, *brain.shape), OUTSIDE, np.float32)
+    image[:2, brain] = rng.normal(0.2, 0.1, (2, int(brain.sum())))
+    image[0, truth], image[1, truth] = 2.5, -0.3
+    image[2] = MISSING
+    return Case("someone-visit1", image, truth, brain)
+
+
+def test_a_carved_lesion_looks_like_the_tissue_beside_it(case: Case, rng: Rng) -> None:
+    filled = _carve(case.image, case.truth, case.truth, case.brain, rng)
+    assert abs(filled[0][case.truth].mean() - 0.2) < 0.1
+    assert 0.03 < filled[0][case.truth].std() < 0.2
+    far = ~ndimage.binary_dilation(case.truth, iterations=8)
+    assert np.array_equal(filled[:, far], case.image[:, far])
+    assert not filled[2].any()
+
+
+def test_all_that_is_bright_in_a_sample_is_marked(case: Case) -> None:
+    loads = set()
+    for seed in range(8):
+        image, label = real_sample(case, BANK, SHAPE, np.random.default_rng(seed))
+        lesion, inside = label >> LESION_BIT > 0, label & (2**LESION_BIT - 1) > 0
+        unmarked = inside & ~ndimage.binary_dilation(lesion, iterations=4)
+        assert (label[inside] & UNKNOWN == UNKNOWN).all()
+        assert float(np.quantile(image[0][unmarked], 0.9995)) < 1.2  # faint specks are nobody's
+        assert (image[:2, ~inside] == OUTSIDE).all()
+        assert not image[2].any()
+        loads.add(int(lesion.sum()))
+    assert len(loads) > 3
+
+
+def with_patient(recipe: Recipe, share: float) -> Recipe:
+    return replace(recipe, pool=replace(recipe.pool, real=("someone",), real_samples=2),
+                   patches=replace(recipe.patches, on_real=share))
+
+
+def test_a_share_of_the_patches_is_real(case: Case, smoke: Recipe, tmp_path: Path) -> None:
+    def draw(rng: Rng) -> tuple[Array, Array]:
+        return real_sample(case, BANK, SHAPE, rng)
+
+    fill_with_balls(smoke, tmp_path / "pool")
+    fill(draw, 0, tmp_path / "real", range(2), None)
+    source = PatchSource(with_patient(smoke, 0.5), tmp_path / "pool", tmp_path / "real")
+    real = sum(bool((classes == UNKNOWN).any()) for step in range(20)
+               for classes in source.batch(step).classes)
+    assert 8 < real < 32  # half of 40
+    with pytest.raises(ValueError, match="someone"):
+        PatchSource(with_patient(smoke, 0.5), tmp_path / "pool")
+
+
+def test_tissue_of_no_class_has_no_say_in_the_side_task(rng: Rng) -> None:
+    logits = torch.from_numpy(rng.normal(size=(1, 3, 2, 2, 2)).astype(np.float32))
+    classes = torch.zeros((1, 2, 2, 2), dtype=torch.int64)
+    classes[0, 1] = UNKNOWN
+    known = F.cross_entropy(logits[:, :, :1], classes[:, :1])
+    assert _side_loss(logits, classes).item() == pytest.approx(known.item())
+    assert _side_loss(logits, torch.full_like(classes, UNKNOWN)).item() == 0
+
+
+def test_nobody_is_judged_who_was_trained_on(smoke: Recipe) -> None:
+    assert not was_seen("lesjak26", smoke)
+    assert was_seen("someone-visit2", with_patient(smoke, 0.5))
+    assert was_seen("lesjak03", smoke)  # its mask is in the bank
