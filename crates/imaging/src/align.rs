@@ -13,7 +13,7 @@
 //! The way there: both scans at three sizes of voxel (`align/pyramid.rs`), their mutual information at
 //! points of the fixed head (`align/metric.rs`), climbed by a quasi-Newton search (`align/search.rs`) from
 //! the headers and, where those are not clearly right, from other places.
-use glam::{DAffine3, DVec3};
+use glam::{DAffine3, DMat3, DVec3};
 use rayon::prelude::*;
 
 pub use self::pose::Freedom;
@@ -80,6 +80,9 @@ const ASTRAY: f64 = std::f64::consts::FRAC_PI_4;
 const MOST_ROTATION_DEG: f64 = 45.0;
 /// Nor moves further, millimetres.
 const MOST_TRANSLATION_MM: f64 = 60.0;
+
+/// No scanner stretches or shears a head by more than this share.
+const MOST_STRAIN: f64 = 0.15;
 
 /// What a request may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +188,7 @@ impl std::fmt::Display for Side {
 /// Why an alignment should not be trusted; of several reasons the first of this list.
 ///
 /// By the first three nothing is known, and the headers are believed: the motion is the identity. By
-/// the last two the motion was found and is better than the headers, but somebody should look.
+/// the others the motion was found and is better than the headers, but somebody should look.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Doubt {
@@ -216,6 +219,12 @@ pub enum Doubt {
         rotation_deg: f64,
         /// The way of the head's centre.
         translation_mm: f64,
+    },
+    /// An affine motion that makes another head of it.
+    #[error("a head stretched or sheared by {:.0} % is not a scanner's work", share * 100.0)]
+    LargeStrain {
+        /// The largest entry of `(AᵀA − 1) / 2` for the motion's matrix A.
+        share: f64,
     },
     /// Another place fits nearly as well.
     #[error("a place {apart_mm:.0} mm away fits nearly as well: {rival:.3} nats, not {best:.3}")]
@@ -481,10 +490,17 @@ fn too_far(alignment: &Alignment) -> Option<Doubt> {
     let (rotation_deg, translation_mm) =
         (alignment.rotation_deg, alignment.translation_mm.length());
     let far = rotation_deg > MOST_ROTATION_DEG || translation_mm > MOST_TRANSLATION_MM;
-    far.then_some(Doubt::LargeMotion {
-        rotation_deg,
-        translation_mm,
-    })
+    if far {
+        return Some(Doubt::LargeMotion {
+            rotation_deg,
+            translation_mm,
+        });
+    }
+    let a = alignment.motion.matrix3;
+    let strain = (a.transpose() * a - DMat3::IDENTITY) * 0.5;
+    let entries = strain.to_cols_array().map(f64::abs);
+    let share = entries.into_iter().fold(0.0, f64::max);
+    (share > MOST_STRAIN).then_some(Doubt::LargeStrain { share })
 }
 
 /// The headers' own word, with the reason why no more is known.
@@ -507,7 +523,7 @@ fn unmoved(doubt: Doubt) -> Alignment {
 mod tests {
     use std::sync::OnceLock;
 
-    use glam::{DMat3, EulerRot};
+    use glam::EulerRot;
 
     use super::*;
     use crate::grid::Grid;
@@ -640,8 +656,7 @@ mod tests {
         );
         assert_eq!(found.doubt, None);
         let t2w = scan(Contrast::T2w, *flair.grid(), Skull::Kept);
-        let found = register(flair, &t2w, &RIGID);
-        assert!(apart_mm(found.motion, DAffine3::IDENTITY) < 0.3);
+        assert_eq!(register(flair, &t2w, &RIGID).motion, DAffine3::IDENTITY);
     }
 
     #[test]
@@ -691,6 +706,39 @@ mod tests {
         assert!(apart_mm(rigid.motion, stretch) > 0.8);
         let square = rigid.motion.matrix3.transpose() * rigid.motion.matrix3;
         assert!(square.abs_diff_eq(DMat3::IDENTITY, 1e-9));
+    }
+
+    #[test]
+    fn a_motion_is_doubted_by_what_is_too_large_about_it() {
+        let by = |matrix3: DMat3, rotation_deg, shift_mm| {
+            let doubtless = unmoved(Doubt::LittleOverlap { share: 0.0 });
+            too_far(&Alignment {
+                motion: DAffine3::from_mat3(matrix3),
+                rotation_deg,
+                translation_mm: DVec3::new(0.0, shift_mm, 0.0),
+                ..doubtless
+            })
+        };
+        assert_eq!(by(DMat3::IDENTITY, 44.0, 59.0), None);
+        let large = |doubt| matches!(doubt, Some(Doubt::LargeMotion { .. }));
+        assert!(large(by(DMat3::IDENTITY, 46.0, 0.0)) && large(by(DMat3::IDENTITY, 0.0, 61.0)));
+        let strained = |doubt| matches!(doubt, Some(Doubt::LargeStrain { .. }));
+        let turn = DMat3::from_rotation_x(0.5);
+        assert_eq!(
+            by(
+                turn * DMat3::from_diagonal(DVec3::new(1.0, 1.1, 0.9)),
+                29.0,
+                0.0
+            ),
+            None
+        );
+        assert!(strained(by(
+            turn * DMat3::from_diagonal(DVec3::new(1.0, 1.2, 1.0)),
+            29.0,
+            0.0
+        )));
+        let sheared = DMat3::from_cols(DVec3::X, DVec3::new(0.4, 1.0, 0.0), DVec3::Z);
+        assert!(strained(by(sheared, 0.0, 0.0)));
     }
 
     #[test]

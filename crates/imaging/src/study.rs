@@ -440,6 +440,46 @@ mod tests {
     }
 
     #[test]
+    fn a_contrast_of_a_patient_who_moved_meets_the_flair_once_it_is_aligned() {
+        let grid = *ball(1.0).grid();
+        let flair = Volume::from_fn(grid, |at| {
+            let p = grid.centre_of(at).0;
+            let (near, wave) = (
+                (p / DVec3::new(60.0, 75.0, 52.0)).length(),
+                (p / 9.0).map(f64::sin),
+            );
+            if near < 1.0 {
+                (150.0 + 50.0 * (wave.x + wave.y * wave.z)) as f32
+            } else {
+                0.0
+            }
+        });
+        let shift = DVec3::new(11.0, -6.0, 5.0);
+        let elsewhere = DAffine3::from_translation(shift) * grid.affine();
+        let elsewhere = Grid::new(grid.shape(), elsewhere).unwrap();
+        let dark = flair.map(|v| if v > 0.0 { 400.0 - v } else { 0.0 });
+        let moved = Volume::new(elsewhere, dark.into_samples()).unwrap();
+        let mut others = vec![Sent::by_header(Contrast::T1w, moved)];
+        assert_eq!(align(&flair, &mut others, Align::None), []);
+        assert_eq!(others[0].motion, DAffine3::IDENTITY);
+        let found = align(&flair, &mut others, Align::Rigid);
+        assert_eq!((found.len(), found[0].doubt), (1, None));
+        assert_eq!(others[0].motion, found[0].motion);
+        assert!(
+            (found[0].translation_mm - shift).length() < 0.2,
+            "{found:?}"
+        );
+        let study = assemble(&flair, others, [2.0; 3]).unwrap();
+        let [flair, t1w] = [0, 1].map(|n| study.images[n].volume.samples());
+        let together = flair
+            .iter()
+            .zip(t1w)
+            .filter(|(f, t)| **f > 0.0 && **t > 0.0);
+        let off: Vec<f32> = together.map(|(f, t)| (f + t - 400.0).abs()).collect();
+        assert!(off.len() > 100_000 && off.iter().sum::<f32>() / (off.len() as f32) < 8.0);
+    }
+
+    #[test]
     fn the_grid_is_the_box_around_the_brain_with_its_margin() {
         let study = assemble(&ball(10.0), Vec::new(), [2.0; 3]).unwrap();
         assert_eq!(study.grid.shape(), [60 + 2 * MARGIN; 3]);
