@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 const LIMITS: Limits = Limits {
     max_axis: 64,
     max_voxels: 1 << 15,
+    max_bytes: 1 << 18,
 };
 
 fuzz_target!(|file: &[u8]| {
