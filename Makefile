@@ -4,10 +4,11 @@ SHELL := /bin/bash
 
 STUDY ?=
 PYTHON := python3
+FUZZ_S ?= 600
 VENV := .venv
 REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
 
-.PHONY: help setup build demo test lint unit reference operation holds soak setup-test test-image audit sbom bench openapi clean
+.PHONY: help setup build demo test lint unit reference operation holds soak fuzz setup-test test-image audit sbom bench openapi clean
 
 help:                ## What there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -47,7 +48,15 @@ holds: setup-test $(VENV)/made
 	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/holds
 
 soak: build setup-test $(VENV)/made ## The same in its long form: hours
-	DAWSON_BIN=$(CURDIR)/target/release/dawson $(VENV)/bin/python -m pytest -q -rs --long tests/holds
+	DAWSON_BIN=$(CURDIR)/target/release/dawson $(VENV)/bin/python -m pytest -q -rs -s --long tests/holds
+
+# One after the other. What is found lies in fuzz/artifacts; a crash becomes a test by name.
+fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (nightly Rust, cargo-fuzz)
+	@cargo +nightly fuzz --version || { echo "rustup toolchain install nightly && cargo install cargo-fuzz"; exit 1; }
+	$(PYTHON) fuzz/seeds.py
+	for target in nifti_header nifti_body manifest multipart; do mkdir -p fuzz/found/$$target && \
+	  cargo +nightly fuzz run --features service $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=3000 || exit 1; done
 
 setup-test:
 	@tools/setup.sh test

@@ -87,6 +87,20 @@ pub(super) struct JobsBody {
     pub(super) next_cursor: Option<String>,
 }
 
+/// One of a job's events; a stream is many of them.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what axum writes")]
+pub(super) struct EventBody {
+    /// Ascending; give the last one as `Last-Event-ID` to go on after it.
+    #[schema(example = "7")]
+    id: String,
+    /// `state`, `progress`, `warning` or `end`.
+    event: String,
+    /// JSON.
+    #[schema(example = "{\"state\":\"running\"}")]
+    data: String,
+}
+
 /// A file of a result.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ArtifactBody {

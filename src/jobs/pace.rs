@@ -3,23 +3,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::{Job, StoredProgress};
 
-/// Milliseconds for a million voxels before any were measured.
-const FIRST_GUESS_MS: u64 = 1000;
+/// Picoseconds for a voxel before any were measured: a second for a million.
+const FIRST_GUESS_PS: u64 = 1_000_000;
 /// What is done by time alone never seems to be done.
 const NEARLY: f64 = 0.95;
 
-/// A moving mean of milliseconds for a million voxels.
-#[derive(Debug)]
+/// A moving mean of picoseconds for a voxel; 0 before any were measured.
+#[derive(Debug, Default)]
 pub(super) struct Pace {
-    ms_per_million: AtomicU64,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            ms_per_million: AtomicU64::new(FIRST_GUESS_MS),
-        }
-    }
+    ps_per_voxel: AtomicU64,
 }
 
 /// How far a job has come.
@@ -38,21 +30,28 @@ pub struct Advance {
 }
 
 impl Pace {
-    /// A fifth of the newest study goes into the mean.
+    /// The first study that was measured takes the guess's place; of each later one a fifth goes into
+    /// the mean.
     pub(super) fn learn(&self, voxels: i64, took_s: f64) {
         if voxels < 1 {
             return;
         }
-        let newest = took_s * 1e9 / voxels as f64;
-        let old = self.ms_per_million.load(Ordering::Relaxed) as f64;
-        let mean = (old * 4.0 + newest) / 5.0;
-        self.ms_per_million
+        let newest = took_s * 1e12 / voxels as f64;
+        let mean = match self.ps_per_voxel.load(Ordering::Relaxed) {
+            0 => newest,
+            old => (old as f64 * 4.0 + newest) / 5.0,
+        };
+        self.ps_per_voxel
             .store((mean as u64).max(1), Ordering::Relaxed);
     }
 
     /// Seconds that so many voxels should take.
     pub(super) fn seconds(&self, voxels: i64) -> f64 {
-        voxels.max(0) as f64 * self.ms_per_million.load(Ordering::Relaxed) as f64 / 1e9
+        let ps = match self.ps_per_voxel.load(Ordering::Relaxed) {
+            0 => FIRST_GUESS_PS,
+            measured => measured,
+        };
+        voxels.max(0) as f64 * ps as f64 / 1e12
     }
 
     /// How far a running job is, by what its worker wrote down and by the time that has passed.
@@ -92,6 +91,12 @@ mod tests {
     #[test]
     fn the_mean_follows_what_is_measured() {
         let pace = Pace::default();
+        assert!((pace.seconds(4_000_000) - 4.0).abs() < 1e-6);
+        pace.learn(8_000_000, 0.08);
+        assert!(
+            (pace.seconds(8_000_000) - 0.08).abs() < 1e-6,
+            "no guess is left in it"
+        );
         for _ in 0..40 {
             pace.learn(8_000_000, 16.0);
         }

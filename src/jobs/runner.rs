@@ -55,8 +55,10 @@ impl Jobs {
             if let Some(job) = self.take().await {
                 let jobs = Arc::clone(&self);
                 let span = telemetry::job_span(job.id, job.attempt);
+                // Before the next one is taken: its memory counts from now on.
+                let cancel = self.enter(&job);
                 let work = async move {
-                    jobs.work(job).await;
+                    jobs.work(job, &cancel).await;
                     drop(permit);
                     // What did not fit beside it may fit now.
                     jobs.wake.notify_one();
@@ -211,7 +213,20 @@ impl Jobs {
             .max(0.0)
     }
 
-    async fn work(&self, job: Job) {
+    /// Writes down that this process computes the job; the flag that stops it.
+    fn enter(&self, job: &Job) -> Arc<Cancel> {
+        let cancel = Arc::new(Cancel::default());
+        let running = Running {
+            cancel: Arc::clone(&cancel),
+            begun: Instant::now(),
+            memory_bytes: job.cost.memory_bytes,
+            voxels: job.cost.voxels,
+        };
+        self.running().insert((job.id, job.attempt), running);
+        cancel
+    }
+
+    async fn work(&self, job: Job, cancel: &Arc<Cancel>) {
         let started = Instant::now();
         telemetry::job_started(
             job.id,
@@ -223,20 +238,9 @@ impl Jobs {
             Kind::State,
             json!({ "state": "running", "attempt": job.attempt }),
         );
-        let cancel = Arc::new(Cancel::default());
-        let key = (job.id, job.attempt);
-        self.running().insert(
-            key,
-            Running {
-                cancel: Arc::clone(&cancel),
-                begun: started,
-                memory_bytes: job.cost.memory_bytes,
-                voxels: job.cost.voxels,
-            },
-        );
 
-        let outcome = match self.compute(&job, &cancel).await {
-            Ok((outcome, progress)) => self.attend(&job, outcome, progress, &cancel).await,
+        let outcome = match self.compute(&job, cancel).await {
+            Ok((outcome, progress)) => self.attend(&job, outcome, progress, cancel).await,
             Err(failed) => Some(Err(failed)),
         };
         match outcome {
@@ -249,7 +253,7 @@ impl Jobs {
             None => telemetry::lease_lost(job.id, job.attempt),
         }
 
-        self.running().remove(&key);
+        self.running().remove(&(job.id, job.attempt));
         telemetry::job_left(job.id);
     }
 

@@ -27,6 +27,9 @@ TINY = ("--models", str(ROOT / "tests/fixtures/models"), "--model", "tiny-lesion
 sys.path.insert(0, str(ROOT / "tools"))
 import demo  # noqa: E402  (the demo's client is the plainest one there is)
 
+# A job of hundreds of patches that takes a second or more.
+SLOW = {"overlap": 0.9, "flips": True}
+
 needs_program = pytest.mark.skipif(not PROGRAM, reason="DAWSON_BIN names no program")
 
 
@@ -85,8 +88,29 @@ class Service:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
 
+    def peak(self) -> int:
+        """The most bytes that were in memory since `forget_peak`."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) * 1024
+
+    def forget_peak(self) -> None:
+        pathlib.Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
     def handles(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """Open files and sockets, but for those of the database file: as many are kept as were once needed at once."""
+        handles = pathlib.Path(f"/proc/{self.process.pid}/fd")
+        count = 0
+        for handle in handles.iterdir():
+            try:
+                count += "dawson.sqlite" not in os.readlink(handle)
+            except FileNotFoundError:
+                pass
+        return count
+
+    def metric(self, series: str) -> float:
+        """The sum of a series over its labels; 0 if nothing was counted."""
+        lines = self.call("GET", "/metrics")[1].decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{series}(\{{| )", line))
 
     def stop(self) -> None:
         self.process.terminate()

@@ -15,6 +15,7 @@
 
 mod access;
 mod cli;
+mod corpus;
 mod determinism;
 mod edge;
 mod encodings;

@@ -56,12 +56,7 @@ impl Tiling {
     /// First voxel of every patch that covers a volume of `shape`, k slowest, i fastest.
     #[must_use]
     pub fn starts(&self, shape: [usize; 3]) -> Vec<[isize; 3]> {
-        let [i, j, k] = [0, 1, 2].map(|a| {
-            let patch = self.patch[a];
-            let stride = (patch.get() as f64 * (1.0 - self.overlap)).round() as usize;
-            let stride = NonZeroUsize::new(stride).unwrap_or(NonZeroUsize::MIN);
-            AxisTiling { patch, stride }.starts(shape[a])
-        });
+        let [i, j, k] = [0, 1, 2].map(|a| self.axis(a).starts(shape[a]));
         let mut starts = Vec::with_capacity(i.len() * j.len() * k.len());
         for &k in &k {
             for &j in &j {
@@ -69,6 +64,22 @@ impl Tiling {
             }
         }
         starts
+    }
+
+    /// How many patches cover a volume of `shape`: as many as [`Tiling::starts`] names.
+    #[must_use]
+    pub fn count(&self, shape: [usize; 3]) -> usize {
+        [0, 1, 2]
+            .map(|a| self.axis(a).starts(shape[a]).len())
+            .iter()
+            .product()
+    }
+
+    fn axis(&self, a: usize) -> AxisTiling {
+        let patch = self.patch[a];
+        let stride = (patch.get() as f64 * (1.0 - self.overlap)).round() as usize;
+        let stride = NonZeroUsize::new(stride).unwrap_or(NonZeroUsize::MIN);
+        AxisTiling { patch, stride }
     }
 }
 
@@ -122,6 +133,7 @@ mod tests {
                                                    overlap in 0.0_f64..0.95) {
             let tiling = Tiling { patch: patch.map(voxels), overlap };
             let mut seen = vec![false; shape.iter().product()];
+            assert_eq!(tiling.starts(shape).len(), tiling.count(shape));
             for start in tiling.starts(shape) {
                 for (at, seen) in seen.iter_mut().enumerate() {
                     let index = [at % shape[0], at / shape[0] % shape[1], at / (shape[0] * shape[1])];

@@ -17,6 +17,7 @@ use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dawson_inference::problem::{Code, Problem};
+use dawson_inference::report::Report;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,7 +27,7 @@ use zip::{CompressionMethod, ZipWriter};
 use super::super::App;
 use super::super::extract::{Caller, Id, matches_any};
 use super::super::problem::Failure;
-use super::super::wire::{ArtifactBody, ArtifactsBody};
+use super::super::wire::{ArtifactBody, ArtifactsBody, EventBody};
 use crate::jobs::{Channel, Jobs, Kind};
 use crate::store::{JobId, Pieces, StoredFile};
 
@@ -55,7 +56,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<u64>, Header, description = "the last event that was seen"),
     ),
     responses(
-        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events", body = EventBody, content_type = "text/event-stream"),
         (status = 204, description = "The job has ended and every event was seen"),
         (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
@@ -152,8 +153,10 @@ async fn list(
         ("If-Range" = Option<String>, Header, description = "the whole file unless it has this ETag"),
     ),
     responses(
-        (status = 200, description = "The file; its ETag is its SHA-256", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "A part of the file", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "The file; its ETag is its SHA-256",
+            content((Vec<u8> = "application/gzip"), (Report = "application/json"), (Vec<u8> = "image/png"))),
+        (status = 206, description = "A part of the file",
+            content((Vec<u8> = "application/gzip"), (Vec<u8> = "application/json"), (Vec<u8> = "image/png"))),
         (status = 304, description = "It is held already"),
         (status = 404, description = "not_found, artifact_not_ready", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "precondition_failed", body = Problem, content_type = "application/problem+json"),

@@ -71,9 +71,9 @@ struct StudyForm {
         (status = 202, description = "Acknowledged", body = JobBody, headers(("Location" = String, description = "the job"))),
         (status = 200, description = "It ended while the answer waited", body = JobBody),
         (status = 400, description = "malformed_request", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "body_too_large, image_too_large", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "body_too_large, image_too_large, study_too_large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "unsupported_media_type", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "What was sent is no study, or an option is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "not_nifti, damaged_image, unsupported_image, missing_flair, duplicate_part, unknown_part, invalid_options, unknown_model, idempotency_mismatch", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "queue_full", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "seconds"))),
         (status = 503, description = "shutting_down, storage_failed", body = Problem, content_type = "application/problem+json"),
     )

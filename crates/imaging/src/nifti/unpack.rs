@@ -82,8 +82,14 @@ fn read_all(mut source: impl Read, limits: Limits) -> Result<(Header, Vec<u8>), 
     let mut data = Vec::new();
     data.try_reserve_exact(needed)
         .map_err(|_| Error::OutOfMemory { bytes: needed })?;
-    data.resize(needed, 0);
-    let found = fill(&mut source, &mut data).map_err(gzip)?;
+    // Memory that is reserved costs nothing until bytes come: a header's promise alone takes none.
+    let found = source
+        .by_ref()
+        .take(needed as u64)
+        .read_to_end(&mut data)
+        .map_err(|e| Error::Gzip {
+            reason: e.to_string(),
+        })?;
     if found < needed {
         return Err(Error::DataTruncated { found, needed });
     }

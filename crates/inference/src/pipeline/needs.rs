@@ -1,11 +1,13 @@
 //! What a study will need, told from the headers of its scans alone.
 use dawson_imaging::nifti::Header;
 use dawson_imaging::study::Contrast;
+use dawson_imaging::tile::Tiling;
 
 use super::Settings;
 use crate::models::{Manifest, Voting};
 
-/// Volumes of a contrast on its own grid that are held at once: as decoded, and in the study's order.
+/// Volumes of a contrast on its own grid that are held at once: as stored and as numbers of its type while it
+/// is decoded; then as decoded, and in the study's order.
 const NATIVE_VOLUMES: f64 = 2.0;
 /// Volumes on the study's grid beside the contrasts: votes, weights, probability, the brain.
 const GRID_VOLUMES: f64 = 4.0;
@@ -28,34 +30,43 @@ impl Needs {
     /// is less.
     #[must_use]
     pub fn of(scans: &[(Contrast, Header, u64)], manifest: &Manifest, settings: &Settings) -> Self {
-        let voxel_mm3: f64 = manifest.input.spacing_mm.iter().product();
         let mut memory = 0.0;
-        let mut grid_voxels = 0.0;
+        // Of the study's grid, the axes in the FLAIR's order.
+        let mut shape = [0; 3];
         let mut images = 0.0;
         for (contrast, header, file_bytes) in scans {
             let voxels: f64 = header.shape.iter().map(|&n| n as f64).product();
-            memory += *file_bytes as f64 + voxels * 4.0 * NATIVE_VOLUMES;
+            let widest = header.datatype.bytes().max(4) as f64;
+            memory += *file_bytes as f64 + voxels * widest * NATIVE_VOLUMES;
             if manifest.input.contrasts.contains(contrast) {
                 images += 1.0;
             }
             if *contrast == Contrast::Flair {
                 memory += voxels * 4.0 * RESULT_VOLUMES;
                 // What has no place in the world is refused when it is decoded.
-                let mm3 = header
-                    .spatial
-                    .placement(header.shape)
-                    .map_or(0.0, |p| p.grid.spacing_mm().iter().product());
-                grid_voxels = voxels * mm3 / voxel_mm3;
+                if let Ok(placement) = header.spatial.placement(header.shape) {
+                    let (found, wanted) = (placement.grid.spacing_mm(), manifest.input.spacing_mm);
+                    shape = [0, 1, 2]
+                        .map(|a| (header.shape[a] as f64 * found[a] / wanted[a]).ceil() as usize);
+                }
             }
         }
+        let grid_voxels: f64 = shape.iter().map(|&n| n as f64).product();
         memory += grid_voxels * 4.0 * (images + GRID_VOLUMES);
-        let looks = match settings.voting {
-            Voting::Single => 1.0,
-            Voting::Full => (1.0 - settings.overlap).powi(-3),
+        let looked_at = match settings.voting {
+            Voting::Single => grid_voxels,
+            Voting::Full => {
+                let patch: f64 = settings.patch.iter().map(|n| n.get() as f64).product();
+                let tiling = Tiling {
+                    patch: settings.patch,
+                    overlap: settings.overlap,
+                };
+                tiling.count(shape) as f64 * patch
+            }
         } * if settings.flips { 2.0 } else { 1.0 };
         Self {
             memory_bytes: memory as u64,
-            voxels: (grid_voxels * looks) as u64,
+            voxels: looked_at as u64,
         }
     }
 }

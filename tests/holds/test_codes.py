@@ -1,0 +1,367 @@
+"""Every answer that the OpenAPI describes, and every code of the closed list, is received from a running service.
+
+Nothing is checked twice here: what an answer says is other tests' business. This one only makes sure that nothing is
+described that cannot come, and that nothing can come that nobody ever saw."""
+import concurrent.futures
+import http.client
+import json
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, wait_until
+
+sys.path.insert(0, str(ROOT / "fuzz"))
+import seeds  # noqa: E402
+
+pytestmark = needs_program
+CODES = re.findall(r'^    \w+ = "(\w+)", (?:Invalid|Transient|Internal), \d+',
+                   (ROOT / "crates/inference/src/problem.rs").read_text(), re.MULTILINE)
+# What nobody outside can bring about, and why.
+UNSEEN = {
+    "out_of_memory": "a device must run out of memory; the engine's own tests feed it such failures",
+    "device_failed": "a device must fail while it computes; the engine's own tests feed it such failures",
+    "device_unavailable": "ends the start, exit code 4: seen in test_what_ends_the_start",
+    "runtime_unavailable": "ends the start, exit code 4: seen in test_what_ends_the_start",
+    "model_invalid": "ends the start, exit code 4: seen in test_what_ends_the_start",
+    "cancelled": "the pipeline's word to its worker; callers see the state `cancelled`",
+    "internal": "a fault in Dawson: no request that is known brings one about",
+}
+
+
+class Seen:
+    """Answers by route, status and code."""
+
+    def __init__(self, description: dict):
+        self.described = {}
+        self.answers: set[tuple[str, str, int]] = set()
+        self.codes: set[tuple[str, str, int, str]] = set()
+        for path, methods in description["paths"].items():
+            pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + "$")
+            for method, operation in methods.items():
+                answers = {int(status): answer["description"] for status, answer in operation["responses"].items()}
+                self.described[method.upper(), path] = (pattern, answers)
+
+    def route(self, method: str, path: str) -> str | None:
+        path = path.split("?")[0]
+        found = [p for (m, p), (pattern, _) in self.described.items() if m == method and pattern.match(path)]
+        return min(found, key=lambda p: p.count("{")) if found else None
+
+    def hear(self, method: str, path: str, status: int, body: bytes) -> str | None:
+        """The code of the answer, if it is a problem."""
+        route = self.route(method, path)
+        code = None
+        if status >= 400 and body.startswith(b'{"type"'):
+            problem = json.loads(body)
+            code = problem["code"]
+            assert problem["status"] == status and problem["request_id"]
+        if route is not None:
+            self.answers.add((method, route, status))
+            if code:
+                self.codes.add((method, route, status, code))
+            described = self.described[method, route][1]
+            assert status in described, (method, route, status, body)
+            assert code is None or code in re.findall(r"\w+", described[status]), (method, route, status, code)
+        elif code:
+            self.codes.add((method, "", status, code))
+        return code
+
+    def ask(self, service: Service, method: str, path: str, body: bytes | None = None, **headers):
+        status, answer = service.call(method, path, body, timeout=60, **headers)
+        return status, self.hear(method, path, status, answer), answer
+
+    def submit(self, service: Service, parts: dict[str, bytes], options: dict | None = None, wait: int = 0, **headers):
+        body, kind = form(parts, options)
+        if wait:
+            headers["Prefer"] = f"wait={wait}"
+        status, code, answer = self.ask(service, "POST", "/v1/segmentations", body, Content_Type=kind, **headers)
+        answer = json.loads(answer)
+        if status < 300 and answer["error"]:
+            self.codes.add(("job", "", answer["error"]["status"], answer["error"]["code"]))
+        return status, code, answer
+
+    def job(self, service: Service, job: str, wait: int) -> dict:
+        status, _, answer = self.ask(service, "GET", f"/v1/segmentations/{job}", Prefer=f"wait={wait}")
+        answer = json.loads(answer)
+        if status == 200 and answer["error"]:
+            self.codes.add(("job", "", answer["error"]["status"], answer["error"]["code"]))
+        return answer
+
+
+def form(parts: dict[str, bytes], options: dict | None = None) -> tuple[bytes, str]:
+    if options is not None:
+        parts = {**parts, "options": json.dumps(options).encode()}
+    body = b"".join(f"--x-y-z\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n".encode() + content + b"\r\n"
+                    for name, content in parts.items())
+    return body + b"--x-y-z--\r\n", "multipart/form-data; boundary=x-y-z"
+
+
+def routes(job: str) -> list[tuple[str, str]]:
+    one = f"/v1/segmentations/{job}"
+    return [("GET", "/v1/models"), ("GET", "/v1/models/tiny-lesion"), ("GET", "/v1/segmentations"),
+            ("POST", "/v1/segmentations"), ("GET", one), ("DELETE", one), ("POST", f"{one}/cancel"),
+            ("GET", f"{one}/events"), ("GET", f"{one}/artifacts"), ("GET", f"{one}/artifacts/report.json"),
+            ("GET", f"{one}/bundle.zip")]
+
+
+NOBODY = "01M88EWV0PHY251Z4QJPNAAWWA"
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return Seen(json.loads((ROOT / "openapi/openapi.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def scan(flair):
+    return flair["flair"].read_bytes()
+
+
+def test_what_a_study_can_come_to(tmp_path, seen, scan):
+    service = Service(tmp_path / "s", *TINY, "--max-part-bytes", str(4 << 20))
+    for path in ("/healthz", "/readyz", "/metrics", "/problems/missing_flair", "/v1/models", "/v1/models/tiny-lesion",
+                 "/v1/segmentations"):
+        assert seen.ask(service, "GET", path)[0] == 200
+    status, _, job = seen.submit(service, {"flair": scan}, wait=60, Idempotency_Key="a")
+    assert (status, job["state"]) == (200, "succeeded")
+    one = job["links"]["self"]
+    for path in (one, f"{one}/artifacts", f"{one}/artifacts/report.json", f"{one}/bundle.zip", f"{one}/events"):
+        assert seen.ask(service, "GET", path)[0] == 200, path
+    assert seen.ask(service, "GET", f"{one}/events", Last_Event_ID="100000")[0] in (200, 204)
+    last = json.loads(seen.ask(service, "GET", f"{one}/artifacts")[2])["artifacts"][0]
+    file, tag = last["href"], f'"{last["sha256"]}"'
+    assert seen.ask(service, "GET", file, Range="bytes=0-9")[0] == 206
+    assert seen.ask(service, "GET", file, If_None_Match=tag)[0] == 304
+    assert seen.ask(service, "GET", file, If_Match='"x"')[1] == "precondition_failed"
+    assert seen.ask(service, "GET", file, Range="bytes=99999999-")[1] == "range_not_satisfiable"
+    connection_tag = service_etag(service, one)
+    assert seen.ask(service, "GET", one, If_None_Match=connection_tag)[0] == 304
+    events = seen.ask(service, "GET", f"{one}/events")[2].decode()
+    newest = re.findall(r"^id: ?(\d+)$", events, re.MULTILINE)[-1]
+    assert seen.ask(service, "GET", f"{one}/events", Last_Event_ID=newest)[0] == 204
+    assert seen.ask(service, "POST", f"{one}/cancel")[1] == "job_ended"
+    assert seen.submit(service, {"flair": scan}, {"label": "b"}, Idempotency_Key="a")[1] == "idempotency_mismatch"
+    for method, path in routes(NOBODY):
+        if NOBODY in path:
+            assert seen.ask(service, method, path)[1] == "not_found", path
+    assert seen.ask(service, "GET", "/v1/models/nobody")[1] == "not_found"
+    assert seen.ask(service, "GET", "/problems/nobody")[1] == "not_found"
+    assert seen.ask(service, "GET", "/nowhere")[1] == "not_found"
+    assert seen.ask(service, "PUT", "/v1/segmentations")[1] == "method_not_allowed"
+    assert seen.ask(service, "GET", "/v1/segmentations?limit=0")[1] == "malformed_request"
+    assert seen.ask(service, "POST", "/v1/segmentations", b"{}",
+                    Content_Type="application/json")[1] == "unsupported_media_type"
+    assert seen.ask(service, "POST", "/v1/segmentations", b"--x",
+                    Content_Type="multipart/form-data; boundary=x")[1] == "malformed_request"
+
+    shape = (40, 40, 40)
+    filled = seeds.header(shape=shape) + struct.pack("<h", 9) * 40 ** 3
+    away = bytearray(filled)
+    struct.pack_into("<f", away, 280 + 12, 5000.0)
+    flat = bytearray(filled)
+    struct.pack_into("<12f", flat, 280, *[0.0] * 12)
+    broken = {
+        "not_nifti": {"flair": b"x" * 400}, "damaged_image": {"flair": scan[:100]},
+        "unsupported_image": {"flair": seeds.header(code=32, bits=64)},
+        "image_too_large": {"flair": seeds.header(shape=(2000, 9, 9))}, "invalid_affine": {"flair": bytes(flat)},
+        "no_contrast": {"flair": filled}, "missing_flair": {"t1w": scan}, "unknown_part": {"flair": scan, "swi": scan},
+        "contrast_elsewhere": {"flair": scan, "t1w": bytes(away)}, "body_too_large": {"flair": bytes(5 << 20)},
+    }
+    for code, parts in broken.items():
+        status, found, answer = seen.submit(service, parts, wait=60)
+        assert code == (found or answer["error"]["code"]), (code, found, answer)
+    for code, options in {"invalid_options": {"treshold": 1}, "unknown_model": {"model": "nobody"}}.items():
+        assert seen.submit(service, {"flair": scan}, options)[1] == code
+    _, found, answer = seen.submit(service, {"flair": scan}, {"precision": "bf16"}, wait=60)
+    assert "precision_unavailable" == (found or answer["error"]["code"])
+    body, kind = form({"flair": scan})
+    twice = body.replace(b"--x-y-z--\r\n", b"") + body
+    assert seen.ask(service, "POST", "/v1/segmentations", twice, Content_Type=kind)[1] == "duplicate_part"
+    assert seen.ask(service, "DELETE", one)[0] == 204
+    service.stop()
+
+
+def service_etag(service: Service, path: str) -> str:
+    connection = http.client.HTTPConnection(service.address)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.getheader("etag")
+
+
+def test_what_load_and_time_bring(tmp_path, seen, scan):
+    service = Service(tmp_path / "s", *TINY, "--workers", "1", "--queue", "2", "--body-timeout-s", "1",
+                      "--min-body-rate", "1000000")
+    for _ in range(2):
+        assert seen.submit(service, {"flair": scan}, SLOW)[0] == 202
+    wait_until(lambda: service.metric("dawson_queue_jobs") == 1, 20)
+    status, _, late = seen.submit(service, {"flair": scan}, {"deadline_s": 1})
+    assert status == 202
+    assert seen.submit(service, {"flair": scan})[1] == "queue_full"
+    links = late["links"]
+    for path in (links["artifacts"], f"{links['artifacts']}/report.json", f"{links['self']}/bundle.zip"):
+        assert seen.ask(service, "GET", path)[1] == "artifact_not_ready"
+    assert seen.job(service, late["id"], 20)["error"]["code"] == "expired"
+    wait_until(lambda: service.metric("dawson_queue_jobs") < 2, 30)
+    status, _, job = seen.submit(service, {"flair": scan}, SLOW)
+    assert seen.ask(service, "POST", f"{job['links']['self']}/cancel")[0] == 202
+    head = post_head(service, 10_000)
+    assert code_of(seen, talk(service, head + b"--x-y-z\r\n", keep=True)) == "request_timeout"
+    service.kill()
+    service = Service(tmp_path / "m", *TINY, "--memory-budget-bytes", "1000")
+    assert seen.submit(service, {"flair": scan})[1] == "study_too_large"
+    service.stop()
+    service = Service(tmp_path / "f", *TINY[:-1], str(1 << 60))
+    assert seen.submit(service, {"flair": scan})[1] == "storage_failed"
+    service.stop()
+    service = Service(tmp_path / "c", *TINY, "--max-connections", "1")
+    busy = talk(service, post_head(service, 10_000), open_=True)
+    time.sleep(0.2)
+    assert b"overloaded" in (answer := talk(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")), answer
+    seen.codes.add(("GET", "", 503, "overloaded"))
+    busy.close()
+    service.kill()
+
+
+def post_head(service: Service, length: int) -> bytes:
+    return (f"POST /v1/segmentations HTTP/1.1\r\nHost: {service.address}\r\nContent-Length: {length}\r\n"
+            "Content-Type: multipart/form-data; boundary=x-y-z\r\n\r\n").encode()
+
+
+def talk(service: Service, text: bytes, keep: bool = False, open_: bool = False):
+    """All that comes back on a bare connection; or the connection itself."""
+    host, port = service.address.rsplit(":", 1)
+    line = socket.create_connection((host, int(port)), timeout=20)
+    line.sendall(text)
+    return line if open_ else rest(line, close=not keep)
+
+
+def rest(line: socket.socket, close: bool = True) -> bytes:
+    if close:
+        line.shutdown(socket.SHUT_WR)
+    heard = b""
+    try:
+        while piece := line.recv(65536):
+            heard += piece
+    except ConnectionResetError:
+        pass
+    line.close()
+    return heard
+
+
+def code_of(seen: Seen, answer: bytes) -> str | None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return seen.hear("POST", "/v1/segmentations", int(head.split()[1]), body)
+
+
+def test_what_a_stop_brings(tmp_path, seen, scan):
+    service = Service(tmp_path / "s", *TINY)
+    body, _ = form({"flair": scan})
+    under_way = talk(service, post_head(service, len(body)) + body[:1000], open_=True)
+    # Its head came before the stop, but for the last bytes.
+    head = post_head(service, len(body))
+    begun = talk(service, head[:-2], open_=True)
+    time.sleep(0.3)
+    service.process.terminate()
+    time.sleep(0.3)
+    begun.sendall(head[-2:] + body)
+    assert code_of(seen, rest(begun, close=False)) == "shutting_down"
+    under_way.sendall(body[1000:])
+    assert rest(under_way, close=False).startswith(b"HTTP/1.1 202")
+    assert service.process.wait(60) == 0
+
+
+def key(state, *scopes: str) -> str:
+    words = [PROGRAM, "keys", "new", "--name", "-".join(scopes), "--state", str(state), "--scope", ",".join(scopes)]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip().split()[-1]
+
+
+def test_what_those_get_who_may_not(tmp_path, seen, scan):
+    state = tmp_path / "s"
+    state.mkdir()
+    useless = key(state, "urgent")
+    service = Service(state, *TINY)
+    for method, path in routes(NOBODY):
+        assert seen.ask(service, method, path)[1] == "unauthorized", path
+        assert seen.ask(service, method, path, Authorization=f"Bearer {useless}")[1] == "forbidden", path
+    service.stop()
+    service = Service(state, *TINY, "--key-rate-per-s", "1", "--key-burst", "1")
+    all_ = key(state, "admin")
+    service.process.send_signal(1)
+    wait_until(lambda: seen.ask(service, "GET", "/v1/models", Authorization=f"Bearer {all_}")[1] != "unauthorized", 10)
+    for method, path in routes(NOBODY):
+        for _ in range(20):
+            _, code, _ = seen.ask(service, method, path, Authorization=f"Bearer {all_}")
+            if code == "too_many_requests":
+                break
+        assert code == "too_many_requests", path
+    service.stop()
+    service = Service(tmp_path / "h", *TINY, "--hosts", "scans.example")
+    for method, path in routes(NOBODY):
+        assert seen.ask(service, method, path)[1] == "unknown_host", path
+    service.stop()
+
+
+def test_what_a_database_that_is_gone_brings(tmp_path, seen, scan):
+    server = Postgres()
+    try:
+        service = Service(tmp_path / "s", *TINY, env={"DAWSON_DATABASE": server.database("codes")})
+        _, _, job = seen.submit(service, {"flair": scan}, wait=60)
+        server.run("pg_ctl", "-D", server.folder / "data", "stop", "-m", "immediate")
+        assert seen.ask(service, "GET", "/readyz")[0] == 503
+        asked = [(method, path) for method, path in routes(job["id"])
+                 if "models" not in path and method + path != "POST/v1/segmentations"]
+        # Each waits a while for a connection.
+        with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
+            for _, code, answer in pool.map(lambda one: seen.ask(service, *one), asked):
+                assert code == "storage_failed", answer
+        service.kill()
+    finally:
+        server.process.kill()
+
+
+def test_what_stops_the_service_three_times(tmp_path, seen, scan):
+    state, job = tmp_path / "s", None
+    for _ in range(3):
+        service = Service(state, *TINY)
+        if job is None:
+            job = seen.submit(service, {"flair": scan}, SLOW)[2]["id"]
+        wait_until(lambda: service.metric("dawson_jobs_running") == 1, 20)
+        service.kill()
+    service = Service(state, *TINY)
+    assert seen.job(service, job, 20)["error"]["code"] == "crashed"
+    service.stop()
+
+
+def test_what_ends_the_start(tmp_path):
+    """These codes have no answer of their own: the service does not come to be asked."""
+    models = tmp_path / "models/tiny-lesion/1.0.0"
+    models.mkdir(parents=True)
+    for file in (ROOT / "tests/fixtures/models/tiny-lesion/1.0.0").iterdir():
+        (models / file.name).write_bytes(file.read_bytes() + (b" " if file.suffix == ".onnx" else b""))
+    serve = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--state", str(tmp_path / "s")]
+    for words, says in (([*TINY[:4], "--device", "cuda:7"], "cuda"),
+                        ([*TINY, "--runtime-library", str(tmp_path / "none.so")], "none.so"),
+                        (["--models", str(tmp_path / "models"), *TINY[2:]], "SHA-256")):
+        done = subprocess.run([*serve, *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 4 and says in done.stderr, (words, done)
+
+
+def test_nothing_that_is_described_was_not_received(seen):
+    """Runs last, and looks at what the tests above received."""
+    assert len(CODES) > 40 and set(UNSEEN) <= set(CODES)
+    missing = [f"{method} {path}: {status}" for (method, path), (_, answers) in seen.described.items()
+               for status in answers if (method, path, status) not in seen.answers]
+    assert not missing, missing
+    received = {(method, path, status, code) for method, path, status, code in seen.codes}
+    promised = {(method, path, status, code) for (method, path), (_, answers) in seen.described.items()
+                for status, text in answers.items() if status >= 400 for code in re.findall(r"\w+", text) if code in CODES}
+    assert not promised - received, promised - received
+    codes = {code for *_, code in seen.codes}
+    assert codes | set(UNSEEN) == set(CODES), set(CODES) - codes - set(UNSEEN)
+    assert not codes & set(UNSEEN), "what is said not to be seen was seen"
+    print(f"\n{len(seen.answers)} answers of {len(seen.described)} routes, {len(codes)} of {len(CODES)} codes")
