@@ -26,7 +26,7 @@ from contrasts import CONTRASTS
 from measures import Rule
 from network import FCDenseNet
 from normalise import CLIP, MISSING, OUTSIDE
-from predict import AIR, BOX_ABOVE, BRAIN, CSF_WITHIN_MM, STRIPPED_BELOW, STRIPPED_CSF_WITHIN_MM
+from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM
 from randomised import CLASSES, SPACING_MM
 from recipe import Recipe
 
@@ -110,36 +110,30 @@ def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: s
     lesion = recipe.task == "lesion"
     title = ("Multiple-sclerosis lesions on FLAIR, with T1w and T2w where there are any" if lesion
              else "Brain, ventricles, cortex and seven more classes on one scan of any contrast")
-    spacing_mm = 1.0 if lesion else SPACING_MM
     head = [
-        "format = 1", f'name = "{recipe.name}"', f'version = "{version}"',
-        f'title = "{title}"',
+        "format = 1", *([] if lesion else ['task = "anatomy"']),
+        f'name = "{recipe.name}"', f'version = "{version}"', f'title = "{title}"',
         'licence = "CC-BY-4.0"', 'intended_use = "research use only, not for diagnosis"',
         'file = "model.onnx"', f'sha256 = "{sha256}"', "", "[input]", 'name = "image"']
     if lesion:
-        middle = [
+        tables = [
             f"contrasts = {_strings(CONTRASTS)}", 'required = ["flair"]',
-            f"missing_value = {MISSING}"]
-        normalisation = ['centre = "median"', 'scale = "iqr"', f"clip = {list(CLIP)}",
-                         f"outside_brain = {OUTSIDE}"]
-        output = [f"threshold = {rule.threshold}", f"min_lesion_ml = {rule.min_ml}",
-                  "restrict_to_brain = true"]
-        shape = 96
+            f"missing_value = {MISSING}", "spacing_mm = [1.0, 1.0, 1.0]",
+            f"multiple = {recipe.network.multiple}", "",
+            "[normalisation]", 'centre = "median"', 'scale = "iqr"', f"clip = {list(CLIP)}",
+            f"outside_brain = {OUTSIDE}", "",
+            "[patches]", 'voting = "single"', "shape = [96, 96, 96]", "overlap = 0.5",
+            'weighting = "bspline2"', "",
+            "[output]", 'name = "probability"', f"threshold = {rule.threshold}",
+            f"min_lesion_ml = {rule.min_ml}", "restrict_to_brain = true"]
     else:
-        middle = ['contrasts = ["any"]', 'required = ["any"]']
-        normalisation = ['centre = "zero"', 'scale = "quantile"', "quantile = 0.99", "above = 0.0",
-                         f"box_above = {BOX_ABOVE}", f"stripped_below = {STRIPPED_BELOW}",
-                         f"air = {AIR}", "clip = [0.0, 1.5]", "padding = 0.0"]
-        output = [f"classes = {_strings(CLASSES)}", f"brain_classes = {_strings(BRAIN)}",
-                  f"csf_within_mm = {CSF_WITHIN_MM}",
-                  f"stripped_csf_within_mm = {STRIPPED_CSF_WITHIN_MM}"]
-        shape = 128
-    return "\n".join([
-        *head, *middle, f"spacing_mm = {[spacing_mm] * 3}",
-        f"multiple = {recipe.network.multiple}", "", "[normalisation]", *normalisation, "",
-        "[patches]", 'voting = "single"', f"shape = {[shape] * 3}", "overlap = 0.5",
-        'weighting = "bspline2"', "", "[output]", 'name = "probability"', *output, "",
-        golden]) + "\n"
+        tables = [
+            f"spacing_mm = {[SPACING_MM] * 3}", f"multiple = {recipe.network.multiple}", "",
+            "[showing]", "quantile = 0.99", "most = 1.5", f"head_above = {BOX_ABOVE}",
+            f"air = {AIR}", "",
+            "[output]", 'name = "probability"', f"classes = {_strings(CLASSES)}",
+            f"fluid_within_mm = {CSF_WITHIN_MM}"]
+    return "\n".join([*head, *tables, "", golden]) + "\n"
 
 
 def write_model(net: FCDenseNet, recipe: Recipe, out: Path, version: str, rule: Rule,

@@ -1,6 +1,7 @@
 //! The path of a study, on a phantom whose truth is known.
 use std::sync::Arc;
 
+use dawson_imaging::align::Align;
 use dawson_imaging::evaluate::{EvaluationOptions, OverlapRule, evaluate};
 use dawson_imaging::nifti::{Compression, SpatialFields, encode};
 use dawson_imaging::study::Contrast;
@@ -195,7 +196,21 @@ fn each_thing_that_is_wrong_has_its_code() {
     let mut far = SpatialFields::of(constant.grid());
     far.srow[0][3] += 700.0;
     files[1].bytes = encode(&phantom().scans[1].1, &far, Compression::Gzip);
-    assert_eq!(code(files), Code::ContrastElsewhere);
+    let by_headers = Asked {
+        align: Some(Align::None),
+        ..Asked::default()
+    };
+    let refused = segment(&segmenter, files.clone(), &by_headers).unwrap_err();
+    assert_eq!(refused.code(), Code::ContrastElsewhere);
+    // Registration finds it, and says that no patient moves so far.
+    let found = segment(&segmenter, files, &Asked::default()).unwrap();
+    let warned: Vec<&str> = found
+        .report
+        .warnings
+        .iter()
+        .map(|w| w.code.as_str())
+        .collect();
+    assert!(warned.contains(&"alignment_doubtful"), "{warned:?}");
 }
 
 #[test]
