@@ -223,6 +223,9 @@ fn stand_at_zero() {
     for state in ["succeeded", "cancelled"] {
         counter!("dawson_jobs_ended_total", "state" => state, "code" => "none").increment(0);
     }
+    for outcome in ["told", "failed", "given_up"] {
+        counter!("dawson_callbacks_total", "outcome" => outcome).increment(0);
+    }
     for code in Code::ALL {
         counter!("dawson_jobs_ended_total", "state" => "failed", "code" => code.name())
             .increment(0);
