@@ -35,12 +35,12 @@ unit: setup setup-test
 reference: setup $(VENV)/made
 	cargo build --locked
 	cargo run --locked -- openapi | diff - openapi/openapi.json || { echo "run make openapi"; exit 1; }
-	DAWSON_BIN=target/debug/dawson $(VENV)/bin/python -m pytest -q tests/reference
+	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q tests/reference
 
 # What tools are missing for is skipped, and said: promtool (Debian: prometheus), systemd, strace.
 operation: setup $(VENV)/made
 	cargo build --locked
-	DAWSON_BIN=target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/operation
+	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/operation
 
 # Real faults against the running service. PostgreSQL comes from the system's packages; without it those are skipped.
 holds: setup-test $(VENV)/made

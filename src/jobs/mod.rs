@@ -30,6 +30,7 @@ pub use pace::Advance;
 use pace::Pace;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
+use tracing::Instrument;
 
 use crate::store::{self, JobFiles, JobStore, Leaving, Pieces, StoredFile};
 pub use crate::store::{Job, JobId, Page, State};
@@ -630,7 +631,7 @@ fn now_ms() -> i64 {
 async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(work.in_current_span()).await {
         Ok(done) => done,
         Err(e) => Err(Error::Store(store::Error::File(std::io::Error::other(e)))),
     }

@@ -119,13 +119,13 @@ def test_a_study_is_counted_by_stage_by_end_and_by_what_the_engine_did(told):
     assert value(after, "dawson_jobs_ended_total", state="succeeded", code="none") == 1
     assert value(after, "dawson_jobs_ended_total", state="failed") == 0
     assert value(after, "dawson_jobs_running") == value(after, "dawson_queue_jobs") == 0
-    for stage in ("decode", "assemble", "normalise", "infer", "restore", "count"):
+    for stage in ("decode", "align", "anatomy", "assemble", "normalise", "infer", "restore", "count"):
         assert value(after, "dawson_stage_seconds", stage=stage) == 1, stage
     device = told["job"]["report"]["engine"]["device"]
     assert value(after, "dawson_engine_device_in_use", device=device) == 1
     patches = told["job"]["report"]["settings"]["patches"]
     verified = value(told["before"], "dawson_engine_batch_seconds")
-    assert value(after, "dawson_engine_batch_seconds", device=device) == verified + patches
+    assert value(after, "dawson_engine_batch_seconds", device=device) == verified + patches + 1  # The anatomy's one look.
     for contrast, path in told["phantom"].items():
         assert value(after, "dawson_upload_bytes_total", part=contrast) == path.stat().st_size
     assert value(after, "dawson_artifact_bytes_total") > 1000
@@ -160,7 +160,7 @@ def test_spans_continue_the_caller_s_trace_down_to_the_stages(told):
     assert job.parent_span_id == request.span_id
     assert {a.key: a.value.string_value for a in job.attributes}["job"] == told["job"]["id"]
     stages = [s.name for s in spans if s.parent_span_id == job.span_id]
-    assert stages == ["decode", "assemble", "normalise", "infer", "restore", "count"]
+    assert stages == ["decode", "align", "anatomy", "assemble", "normalise", "infer", "restore", "count"]
     others = [s for _, s in told["spans"] if s.trace_id.hex() != TRACE]
     assert others and not any(s.parent_span_id for s in others), "who sends no trace gets one of its own"
 
