@@ -142,9 +142,20 @@ impl Jobs {
         let jobs = Arc::clone(self);
         to_the_end(async move {
             let id = JobId::new();
-            let outcome = jobs.try_submit(id, &submission).await;
+            let mut outcome = jobs.try_submit(id, &submission).await;
             submission.upload.discard().await;
-            if !matches!(outcome, Ok(Submitted::Accepted(_)))
+            let mut is_known = true;
+            if matches!(outcome, Err(Error::Store(_))) {
+                // The row may be there although the answer was lost: then the study was taken. If that
+                // cannot be told either, the files stay until the sweeper knows.
+                match jobs.store.get(id).await {
+                    Ok(Some(job)) => outcome = Ok(Submitted::Accepted(job)),
+                    Ok(None) => {}
+                    Err(_) => is_known = false,
+                }
+            }
+            if is_known
+                && !matches!(outcome, Ok(Submitted::Accepted(_)))
                 && let Err(error) = jobs.files.erase(id).await
             {
                 jobs.left(id, "scans of what was not taken", &error);

@@ -423,8 +423,16 @@ impl Jobs {
         }
         let stored = self.files.write_results(id, attempt, artifacts).await?;
         let bytes = stored.iter().map(|file| file.bytes).sum();
-        let counted = self.store.succeed(id, attempt, now_ms(), &stored).await?;
-        Ok(counted.then_some(bytes))
+        match self.store.succeed(id, attempt, now_ms(), &stored).await {
+            Ok(counted) => Ok(counted.then_some(bytes)),
+            // It may have been written although the answer was lost.
+            Err(error) => match self.store.get(id).await {
+                Ok(Some(row)) if row.state == State::Succeeded && row.attempt == attempt => {
+                    Ok(Some(bytes))
+                }
+                _ => Err(error),
+            },
+        }
     }
 
     /// Removes results that do not count.

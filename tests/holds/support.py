@@ -228,10 +228,11 @@ class Faults:
 
 
 class Proxy:
-    """A way to a server that breaks after so many messages of a client."""
+    """A way to a server that breaks after so many messages: the client's, or the server's answers to it. What an
+    answer is about has happened then, and the client does not know."""
 
-    def __init__(self, port: int):
-        self.target = port
+    def __init__(self, port: int, loses: str = "messages"):
+        self.target, self.loses = port, loses
         self.left: int | None = None
         self.broke = 0
         self.count = 0
@@ -247,8 +248,8 @@ class Proxy:
             except OSError:
                 return
             server = socket.create_connection(("127.0.0.1", self.target))
-            threading.Thread(target=self.carry, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self.carry, args=(server, client, False), daemon=True).start()
+            threading.Thread(target=self.carry, args=(client, server, self.loses == "messages"), daemon=True).start()
+            threading.Thread(target=self.carry, args=(server, client, self.loses == "answers"), daemon=True).start()
 
     def carry(self, source, sink, counted):
         try:
