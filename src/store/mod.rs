@@ -5,14 +5,14 @@
 mod dialect;
 mod files;
 mod jobs;
+mod rows;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use files::{JobFiles, Pieces};
-pub use jobs::{
-    Callback, Changes, JobStore, Lapsed, Leaving, NewJob, Page, Room, Submitted, Waiting,
-};
+pub use jobs::{Changes, JobStore};
+pub use rows::{Callback, Lapsed, Leaving, NewJob, Page, Room, Submitted, Waiting};
 
 /// Why something could not be stored.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,232 @@
+//! From files to contrasts that lie on one another: what was sent, checked, decoded, aligned, and written down.
+use dawson_imaging::brain::Extent;
+use dawson_imaging::nifti::{self, AffineSource, Scan, SpatialFields};
+use dawson_imaging::resample::Resampling;
+use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
+use dawson_imaging::volume::Volume;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{ContrastFile, Error, Run, error};
+use crate::models::{Model, hex};
+use crate::report::{AlignmentReport, ContrastReport, Warning};
+
+/// Sform and qform may disagree by this much before it is reported.
+const DISAGREEMENT_MM: f64 = 0.1;
+/// A contrast that covers less of the brain than this is reported.
+const FULL_COVERAGE: f64 = 0.95;
+
+/// Each contrast once, and all that the model requires.
+pub(super) fn check_contrasts(files: &[ContrastFile], model: &Model) -> Result<(), Error> {
+    for (n, file) in files.iter().enumerate() {
+        if files[..n]
+            .iter()
+            .any(|other| other.contrast == file.contrast)
+        {
+            return Err(Error::Duplicate {
+                contrast: file.contrast,
+            });
+        }
+    }
+    for &contrast in &model.manifest.input.required {
+        if !files.iter().any(|file| file.contrast == contrast) {
+            return Err(Error::Missing {
+                contrast,
+                model: model.id(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A file and what was in it.
+pub(super) struct Decoded {
+    contrast: Contrast,
+    scan: Scan,
+    sha256: String,
+}
+
+pub(super) fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decoded>, Error> {
+    let mut decoded: Vec<Decoded> = files
+        .into_par_iter()
+        .map(|ContrastFile { contrast, bytes }| {
+            let sha256 = hex(&Sha256::digest(&bytes));
+            let scan = nifti::decode(&bytes, run.limits)
+                .map_err(|reason| Error::Decode { contrast, reason })?;
+            Ok(Decoded {
+                contrast,
+                scan,
+                sha256,
+            })
+        })
+        .collect::<Result<_, Error>>()?;
+    decoded.sort_by_key(|d| d.contrast);
+    Ok(decoded)
+}
+
+pub(super) fn header_warnings(decoded: &[Decoded]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for Decoded { contrast, scan, .. } in decoded {
+        let about = Some(*contrast);
+        if let Some(mm) = scan
+            .placement
+            .disagreement_mm
+            .filter(|mm| *mm > DISAGREEMENT_MM)
+        {
+            let detail =
+                format!("sform and qform put a corner {mm:.2} mm apart; the sform was used");
+            warnings.push(error::warning("affine_disagreement", about, detail));
+        }
+        if scan.placement.source == AffineSource::Pixdim {
+            let detail =
+                "neither sform nor qform is set, so left and right are not known".to_owned();
+            warnings.push(error::warning("orientation_unknown", about, detail));
+        }
+        if scan.non_finite > 0 {
+            let detail = format!(
+                "{} voxels hold no finite number and were taken as 0",
+                scan.non_finite
+            );
+            warnings.push(error::warning("non_finite_voxels", about, detail));
+        }
+    }
+    warnings
+}
+
+/// The decoded files, taken apart.
+pub(super) struct Unpacked {
+    pub(super) flair: Volume<f32>,
+    pub(super) spatial: SpatialFields,
+    /// The other contrasts that the network sees.
+    pub(super) others: Vec<Sent>,
+    /// All contrasts as they were sent, FLAIR first.
+    pub(super) contrasts: Vec<ContrastReport>,
+}
+
+pub(super) fn unpack(
+    decoded: Vec<Decoded>,
+    model: &Model,
+    warnings: &mut Vec<Warning>,
+) -> Result<Unpacked, Error> {
+    let mut contrasts = Vec::new();
+    let mut others = Vec::new();
+    let mut flair = None;
+    for Decoded {
+        contrast,
+        scan,
+        sha256,
+    } in decoded
+    {
+        let used = model.manifest.input.contrasts.contains(&contrast);
+        contrasts.push(contrast_report(contrast, &scan, sha256, used));
+        if contrast == Contrast::Flair {
+            flair = Some((scan.volume, scan.header.spatial));
+        } else if used {
+            others.push(Sent::by_header(contrast, scan.volume));
+        } else {
+            let detail = format!(
+                "model {} was not trained with it: it did not shape the result",
+                model.id()
+            );
+            warnings.push(error::warning("contrast_not_used", Some(contrast), detail));
+        }
+    }
+    let missing = || Error::Missing {
+        contrast: Contrast::Flair,
+        model: model.id(),
+    };
+    let (flair, spatial) = flair.ok_or_else(missing)?;
+    Ok(Unpacked {
+        flair,
+        spatial,
+        others,
+        contrasts,
+    })
+}
+
+fn contrast_report(contrast: Contrast, scan: &Scan, sha256: String, used: bool) -> ContrastReport {
+    let grid = scan.placement.grid;
+    ContrastReport {
+        contrast: contrast.name().to_owned(),
+        shape: grid.shape(),
+        spacing_mm: grid.spacing_mm(),
+        orientation: grid.orientation().to_string(),
+        datatype: scan.header.datatype.name().to_owned(),
+        affine_from: scan.placement.source.name().to_owned(),
+        sha256,
+        used,
+        resampled: false,
+        coverage: 0.0,
+        alignment: None,
+    }
+}
+
+/// Lays the other contrasts on the FLAIR, as far as the request wants that, and writes down how.
+pub(super) fn align(
+    flair: &Volume<f32>,
+    others: &mut [Sent],
+    run: Run<'_>,
+    contrasts: &mut [ContrastReport],
+    warnings: &mut Vec<Warning>,
+) {
+    let found = study::align(flair, others, run.settings.align);
+    for (other, alignment) in others.iter().zip(found) {
+        if let Some(doubt) = alignment.doubt {
+            let detail = format!("its alignment to the FLAIR is doubtful: {doubt}");
+            warnings.push(error::warning(
+                "alignment_doubtful",
+                Some(other.contrast),
+                detail,
+            ));
+        }
+        let report = AlignmentReport {
+            rotation_deg: alignment.rotation_deg,
+            translation_mm: alignment.translation_mm.to_array(),
+            similarity_before: alignment.similarity.before,
+            similarity_after: alignment.similarity.after,
+            doubt: alignment.doubt.map(|doubt| doubt.to_string()),
+        };
+        if let Some(contrast) = contrasts
+            .iter_mut()
+            .find(|c| c.contrast == other.contrast.name())
+        {
+            contrast.alignment = Some(report);
+        }
+    }
+}
+
+/// Writes down how each contrast came onto the study's grid, and what is missing there.
+pub(super) fn describe_placement(
+    study: &Study,
+    contrasts: &mut [ContrastReport],
+    warnings: &mut Vec<Warning>,
+) {
+    if study.extent == Extent::Head {
+        let detail = "the skull is on the images and was not removed: intensities were scaled over the whole \
+                      head, which the network was not trained for";
+        warnings.push(error::warning(
+            "brain_not_extracted",
+            None,
+            detail.to_owned(),
+        ));
+    }
+    for image in &study.images {
+        let Placed {
+            contrast,
+            resampling,
+            coverage,
+            ..
+        } = image;
+        if let Some(report) = contrasts.iter_mut().find(|c| c.contrast == contrast.name()) {
+            report.resampled = *resampling == Resampling::Linear;
+            report.coverage = *coverage;
+        }
+        if *coverage < FULL_COVERAGE {
+            let detail = format!(
+                "its field of view holds {:.0} % of the brain",
+                coverage * 100.0
+            );
+            warnings.push(error::warning("partial_coverage", Some(*contrast), detail));
+        }
+    }
+}
