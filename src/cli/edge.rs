@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Failure;
 use crate::config::Settings;
 use crate::http::{AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls};
+use crate::jobs::Jobs;
 use crate::keys::KeyFile;
 use crate::telemetry;
 
@@ -104,8 +105,11 @@ impl Edge {
     }
 
     /// From now on SIGHUP no longer ends the process. What is returned never ends: it reads keys again
-    /// when they change, keys and certificate at SIGHUP.
-    pub(super) fn keep_fresh(&self) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
+    /// when they change, and keys, certificate and networks at SIGHUP.
+    pub(super) fn keep_fresh(
+        &self,
+        jobs: Arc<Jobs>,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
         let keys = Arc::clone(&self.keys);
         let tls = self.tls.clone();
         let mut hangup = signal(SignalKind::hangup()).map_err(|e| {
@@ -135,6 +139,8 @@ impl Edge {
                                 }
                             }
                         }).await;
+                        // Its outcome is in the log: there is nobody to tell.
+                        let _tried = jobs.reload().await;
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 use dawson_imaging::nifti::Limits;
 use dawson_inference::engine::{Device, Engine, EngineConfig, Precision};
-use dawson_inference::models::{Registry, find_folder};
+use dawson_inference::models::find_folder;
 use dawson_inference::pipeline::Segmenter;
 use dawson_inference::problem::Code;
 use tokio::net::TcpListener;
@@ -16,7 +16,7 @@ use super::Failure;
 use super::edge::Edge;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
-use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, Secret, open_store};
+use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, Secret, open_store};
 use crate::telemetry::{Log, LogConfig, Metrics};
 use crate::{files, telemetry};
 
@@ -159,7 +159,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
-    let (registry, segmenter) = open_engine(settings)?;
+    let networks = open_networks(settings)?;
     let places = Places::of(settings)?;
     let (store, job_files) = open_store(&state, &places)
         .await
@@ -167,8 +167,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let jobs = Arc::new(Jobs::new(Parts {
         store,
         files: job_files,
-        segmenter,
-        registry,
+        networks,
         default_model: settings.get("model")?,
         read_options: http::read_options,
         config: jobs_config(settings)?,
@@ -188,10 +187,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     // Before anybody may know that it runs, it can be stopped in good order.
     let asked = asked_to_stop()?;
-    let fresh = edge.keep_fresh()?;
+    let fresh = edge.keep_fresh(Arc::clone(&jobs))?;
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
-    telemetry::serving(address, jobs.segmenter().engine());
+    telemetry::serving(address, jobs.networks().segmenter.engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
@@ -243,11 +242,10 @@ fn lock(state: &std::path::Path) -> Result<std::fs::File, Failure> {
 }
 
 /// Engine and networks, each network verified on the engine before anything is served.
-fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
+fn open_networks(settings: &Settings) -> Result<Networks, Failure> {
     let folder = settings
         .optional::<PathBuf>("models")?
         .map_or_else(find_folder, Ok)?;
-    let registry = Registry::open(&folder)?;
     let failover: Option<String> = settings.optional("failover")?;
     let failover = failover
         .iter()
@@ -273,17 +271,13 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
         max_voxels: settings.get("max_voxels")?,
         max_bytes: settings.get("max_unpacked_bytes")?,
     };
-    let segmenter = Segmenter::new(engine, limits).with_anatomy(registry.anatomy().cloned());
     let named: String = settings.get("precision")?;
     let precision = Precision::ALL
         .into_iter()
         .find(|p| p.name() == named)
         .ok_or_else(|| settings.wrong("precision", "must be f32 or bf16"))?;
-    for model in registry.models() {
-        segmenter.verify(model, precision)?;
-    }
-    segmenter.verify_anatomy()?;
-    Ok((registry, segmenter))
+    let segmenter = Segmenter::new(engine, limits);
+    Ok(Networks::open(folder, precision, segmenter)?)
 }
 
 fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {

@@ -276,6 +276,7 @@ fn audited(method: &Method, route: &str) -> Option<&'static str> {
     let job = "/v1/segmentations/{id}";
     match (method.as_str(), route) {
         ("POST", "/v1/segmentations") => Some("submit"),
+        ("POST", "/v1/models/reload") => Some("reload"),
         ("DELETE", path) if path == job => Some("erase"),
         ("GET" | "HEAD", path) if path == job => Some("read"),
         (method, path) => match (method, path.strip_prefix(job)?) {

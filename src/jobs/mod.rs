@@ -7,6 +7,7 @@ mod admission;
 mod callbacks;
 mod desk;
 mod events;
+mod networks;
 mod pace;
 mod runner;
 mod sweeper;
@@ -15,17 +16,18 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use admission::{Submission, Upload};
 pub use callbacks::{CallbackConfig, Secret};
-use dawson_inference::models::{self, Model, Registry};
-use dawson_inference::pipeline::{Asked, Cancel, OutOfRange, Segmenter, Settings, model_code};
+use dawson_inference::models::{self, Model};
+use dawson_inference::pipeline::{Asked, Cancel, OutOfRange, Settings, model_code};
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
 pub use desk::Desk;
 pub use events::{Channel, Event, Kind};
+pub use networks::Networks;
 pub use pace::Advance;
 use pace::Pace;
 use serde_json::json;
@@ -165,6 +167,9 @@ pub enum Error {
     /// No such model.
     #[error(transparent)]
     Model(models::Error),
+    /// The networks could not be read again.
+    #[error("the networks were not exchanged: {0}")]
+    Reload(String),
     /// Options that are not understood.
     #[error("options: {0}")]
     Options(String),
@@ -189,6 +194,7 @@ impl Error {
             Self::KeyMismatch => Code::IdempotencyMismatch,
             Self::Closing => Code::ShuttingDown,
             Self::Model(error) => model_code(error),
+            Self::Reload(_) => Code::ModelInvalid,
             Self::Options(_) | Self::Settings(_) => Code::InvalidOptions,
             Self::Store(_) | Self::DiskFull { .. } => Code::StorageFailed,
         }
@@ -228,8 +234,8 @@ struct Running {
 pub struct Jobs {
     store: JobStore,
     files: JobFiles,
-    segmenter: Arc<Segmenter>,
-    registry: Registry,
+    networks: RwLock<Arc<Networks>>,
+    reloading: tokio::sync::Mutex<()>,
     default_model: String,
     read_options: ReadOptions,
     config: JobsConfig,
@@ -253,10 +259,8 @@ pub struct Parts {
     pub store: JobStore,
     /// The files.
     pub files: JobFiles,
-    /// What computes.
-    pub segmenter: Segmenter,
-    /// The networks.
-    pub registry: Registry,
+    /// The networks, and what computes with them.
+    pub networks: Networks,
     /// The network for requests that name none.
     pub default_model: String,
     /// How options are read.
@@ -272,8 +276,7 @@ impl Jobs {
         let Parts {
             store,
             files,
-            segmenter,
-            registry,
+            networks,
             default_model,
             read_options,
             config,
@@ -281,8 +284,8 @@ impl Jobs {
         Self {
             store,
             files,
-            segmenter: Arc::new(segmenter),
-            registry,
+            networks: RwLock::new(Arc::new(networks)),
+            reloading: tokio::sync::Mutex::default(),
             default_model,
             read_options,
             config,
@@ -297,24 +300,13 @@ impl Jobs {
         }
     }
 
-    /// The networks.
-    #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    /// What computes.
-    #[must_use]
-    pub fn segmenter(&self) -> &Segmenter {
-        &self.segmenter
-    }
-
     /// The model of that name, or the service's.
     ///
     /// # Errors
     /// [`Error::Model`]
     pub fn model(&self, name: Option<&str>) -> Result<Arc<Model>, Error> {
-        self.registry
+        self.networks()
+            .registry
             .get(name.unwrap_or(&self.default_model))
             .map_err(Error::Model)
     }

@@ -269,7 +269,9 @@ impl Jobs {
         ),
         Failed,
     > {
-        let model = self.model(Some(&job.model)).map_err(|e| ours(&e))?;
+        let networks = self.networks();
+        let model = networks.registry.get(&job.model);
+        let model = model.map_err(|e| ours(&Error::Model(e)))?;
         let settings = self.settings(&job.options, &model).map_err(|e| ours(&e))?;
         let files = self.read_inputs(job).await.map_err(|e| ours(&e))?;
         let (done, outcome) = oneshot::channel();
@@ -280,13 +282,12 @@ impl Jobs {
             files,
             cancel: Arc::clone(cancel),
         };
-        let segmenter = Arc::clone(&self.segmenter);
         let span = tracing::Span::current();
         let thread = std::thread::Builder::new()
             .name(format!("study-{}", job.id))
             .spawn(move || {
                 let _in_the_job = span.enter();
-                let outcome = task.run(&segmenter, &report);
+                let outcome = task.run(&networks.segmenter, &report);
                 if done.send(outcome).is_err() {
                     tracing::debug!("nobody waits for the study any more");
                 }

@@ -6,6 +6,7 @@ import concurrent.futures
 import http.client
 import json
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -103,7 +104,8 @@ def form(parts: dict[str, bytes], options: dict | None = None) -> tuple[bytes, s
 
 def routes(job: str) -> list[tuple[str, str]]:
     one = f"/v1/segmentations/{job}"
-    return [("GET", "/v1/models"), ("GET", "/v1/models/tiny-lesion"), ("GET", "/v1/segmentations"),
+    return [("GET", "/v1/models"), ("GET", "/v1/models/tiny-lesion"), ("POST", "/v1/models/reload"),
+            ("GET", "/v1/segmentations"),
             ("POST", "/v1/segmentations"), ("GET", one), ("DELETE", one), ("POST", f"{one}/cancel"),
             ("GET", f"{one}/events"), ("GET", f"{one}/artifacts"), ("GET", f"{one}/artifacts/report.json"),
             ("GET", f"{one}/bundle.zip")]
@@ -183,6 +185,18 @@ def test_what_a_study_can_come_to(tmp_path, seen, scan):
     twice = body.replace(b"--x-y-z--\r\n", b"") + body
     assert seen.ask(service, "POST", "/v1/segmentations", twice, Content_Type=kind)[1] == "duplicate_part"
     assert seen.ask(service, "DELETE", one)[0] == 204
+    service.stop()
+
+
+def test_what_networks_that_are_read_again_bring(tmp_path, seen):
+    shutil.copytree(TINY[1], tmp_path / "models")
+    service = Service(tmp_path / "s", "--models", str(tmp_path / "models"), *TINY[2:])
+    assert seen.ask(service, "POST", "/v1/models/reload")[0] == 200
+    network = tmp_path / "models/tiny-lesion/1.0.0/model.onnx"
+    network.write_bytes(network.read_bytes()[:-1])
+    status, code, answer = seen.ask(service, "POST", "/v1/models/reload")
+    assert (status, code) == (503, "model_invalid") and str(tmp_path).encode() not in answer
+    assert seen.ask(service, "GET", "/v1/models")[0] == 200
     service.stop()
 
 

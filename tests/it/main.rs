@@ -23,6 +23,7 @@ mod events;
 mod pipeline;
 mod postgres;
 mod problems;
+mod reload;
 mod segmentations;
 mod serving;
 mod store;

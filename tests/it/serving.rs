@@ -233,6 +233,8 @@ fn a_server_asks_for_keys_keeps_an_audit_and_tells_no_secret() {
     server.audits("key_added");
     let new = format!("Authorization: Bearer {}\r\n", spellings[2]);
     assert_eq!(server.ask("GET", "/v1/models", &new, b"").0, 200);
+    // The key is on the list before the networks are: SIGHUP is for both.
+    server.audits("models");
 
     server.signal("TERM");
     assert_eq!(server.ended(), 0);

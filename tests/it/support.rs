@@ -11,12 +11,12 @@ use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use dawson::http::{
     AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
 };
-use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, open_store};
+use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
 use dawson_imaging::study::Contrast;
-use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, unobserved};
+use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, Precision, unobserved};
 use dawson_inference::models::Registry;
 use dawson_inference::pipeline::{Asked, Cancel, ContrastFile, Segmentation, Segmenter, Settings};
 use serde_json::Value;
@@ -136,6 +136,7 @@ pub(crate) struct ServiceOptions {
     pub(crate) lease: Duration,
     pub(crate) callbacks: CallbackConfig,
     pub(crate) places: Places,
+    pub(crate) models: PathBuf,
 }
 
 impl Default for ServiceOptions {
@@ -157,6 +158,7 @@ impl Default for ServiceOptions {
             lease: Duration::from_secs(30),
             callbacks: CallbackConfig::default(),
             places: Places::default(),
+            models: models(),
         }
     }
 }
@@ -178,11 +180,12 @@ impl Service {
     /// A service on a folder that may hold jobs already.
     pub(crate) async fn on(state: PathBuf, options: ServiceOptions) -> Self {
         let (store, files) = open_store(&state, &options.places).await.unwrap();
+        let engine = segmenter(&engine_config("auto"));
+        let networks = Networks::open(options.models.clone(), Precision::F32, engine).unwrap();
         let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
-            segmenter: segmenter(&engine_config("auto")),
-            registry: Registry::open(&models()).unwrap(),
+            networks,
             default_model: "tiny-lesion".to_owned(),
             read_options,
             config: JobsConfig {

@@ -50,7 +50,8 @@ async fn ready(State(app): State<App>) -> Response {
     let store = app.jobs.ping().await;
     let disk = app.jobs.check_disk(0);
     let closing = app.jobs.is_closing();
-    let engine = app.jobs.segmenter().engine();
+    let networks = app.jobs.networks();
+    let engine = networks.segmenter.engine();
     let checks = vec![
         CheckBody {
             name: "store",
@@ -64,7 +65,7 @@ async fn ready(State(app): State<App>) -> Response {
         },
         CheckBody {
             name: "engine",
-            ok: app.jobs.segmenter().is_alive(),
+            ok: networks.segmenter.is_alive(),
             detail: format!("{}, ONNX Runtime {}", engine.device, engine.runtime_version),
         },
         CheckBody {

@@ -90,7 +90,7 @@ async fn submit(
         app.jobs.check_room(length(&headers)).await?;
     }
     let upload = app.jobs.new_upload().await?;
-    let limits = app.jobs.segmenter().limits();
+    let limits = app.jobs.networks().segmenter.limits();
     let arrived = upload::receive(form, upload.folder(), &app.config, limits).await;
     let arrived = arrived
         .and_then(|arrived| in_range(&app, arrived))

@@ -52,10 +52,10 @@ pub struct ContrastFile {
     pub bytes: Vec<u8>,
 }
 
-/// What computes studies: an engine, and what a scan may unpack to.
-#[derive(Debug)]
+/// What computes studies: an engine, which its clones share, and what a scan may unpack to.
+#[derive(Debug, Clone)]
 pub struct Segmenter {
-    engine: Engine,
+    engine: Arc<Engine>,
     limits: Limits,
     anatomy: Option<Arc<AnatomyModel>>,
 }
@@ -96,7 +96,7 @@ impl Segmenter {
     #[must_use]
     pub fn new(engine: Engine, limits: Limits) -> Self {
         Self {
-            engine,
+            engine: Arc::new(engine),
             limits,
             anatomy: None,
         }

@@ -4,6 +4,7 @@
 //! al., Lancet Neurol 20:653): FLAIR in 3D at 1 mm, or slices of at most 3 mm without gaps.
 use dawson_imaging::lesions::Lesions;
 use dawson_imaging::volume::Volume;
+use rayon::prelude::*;
 
 use super::error;
 use crate::report::Warning;
@@ -59,18 +60,19 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) {
         );
         flag("lesion_load_implausible", detail);
     }
-    let above = looked
+    // Each voxel's part in two counts, at once.
+    let (above, undecided) = looked
         .probability
         .samples()
-        .iter()
-        .filter(|p| **p >= looked.threshold)
-        .count();
-    let undecided = looked
-        .probability
-        .samples()
-        .iter()
-        .filter(|p| (**p - looked.threshold).abs() < UNDECIDED)
-        .count();
+        .par_iter()
+        .map(|p| {
+            let decided = usize::from(*p >= looked.threshold);
+            (
+                decided,
+                usize::from((p - looked.threshold).abs() < UNDECIDED),
+            )
+        })
+        .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let share = undecided as f64 / above.max(1) as f64;
     if above > 0 && share > MOST_UNDECIDED {
         let detail = format!(
@@ -86,16 +88,20 @@ fn cut_off(brain: &Volume<u8>) -> Option<&'static str> {
     let grid = brain.grid();
     let shape = grid.shape();
     let orientation = grid.orientation().to_string();
-    let mut on_faces = [[0_usize; 2]; 3];
-    let mut all = 0_usize;
-    for (offset, _) in brain.samples().iter().enumerate().filter(|(_, b)| **b != 0) {
-        all += 1;
-        let at = grid.index(offset);
-        for a in 0..3 {
-            on_faces[a][0] += usize::from(at[a] == 0);
-            on_faces[a][1] += usize::from(at[a] + 1 == shape[a]);
-        }
-    }
+    let samples = brain.samples();
+    let all = samples.par_iter().filter(|b| **b != 0).count();
+    // The voxels of a face, by the two axes that span it.
+    let on_face = |a: usize, at: usize| {
+        let [b, c] = [(a + 1) % 3, (a + 2) % 3];
+        let voxels = (0..shape[b]).flat_map(|y| (0..shape[c]).map(move |z| (y, z)));
+        let is_brain = |&(y, z): &(usize, usize)| {
+            let mut index = [at; 3];
+            (index[b], index[c]) = (y, z);
+            samples[grid.offset(index)] != 0
+        };
+        voxels.filter(is_brain).count()
+    };
+    let on_faces = [0, 1, 2].map(|a| [on_face(a, 0), on_face(a, shape[a] - 1)]);
     let mut towards = orientation.chars();
     for counts in on_faces {
         let positive = towards.next()?;
