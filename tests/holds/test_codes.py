@@ -28,7 +28,6 @@ UNSEEN = {
     "device_failed": "a device must fail while it computes; the engine's own tests feed it such failures",
     "device_unavailable": "ends the start, exit code 4: seen in test_what_ends_the_start",
     "runtime_unavailable": "ends the start, exit code 4: seen in test_what_ends_the_start",
-    "model_invalid": "ends the start, exit code 4: seen in test_what_ends_the_start",
     "cancelled": "the pipeline's word to its worker; callers see the state `cancelled`",
     "internal": "a fault in Dawson: no request that is known brings one about",
 }

@@ -1,7 +1,4 @@
 """Two services on one database and one bucket: they share the queue, and what one leaves the other ends."""
-import json
-import threading
-import time
 
 import pytest
 from support import TINY, Service, needs_program, wait_until

@@ -62,7 +62,7 @@ def test_copies_of_a_service_at_work_end_every_job_that_was_acknowledged_before_
         try:
             assert restored.artifact(first, "lesions.nii.gz") == mask, "what had ended is served"
             for job in jobs:
-                ended = restored.job({"links": {"self": f"/v1/segmentations/{job}"}}, wait=300)
+                ended = restored.job(job, wait=300)
                 assert ended["state"] == "succeeded", ended["error"]
                 assert restored.artifact(ended, "lesions.nii.gz") == mask
         finally:
@@ -80,7 +80,7 @@ def test_a_job_that_ends_between_database_and_files_is_copied_as_ended(small, tm
             if not jobs:
                 jobs.append(service.submit(small, wait=0))
                 copy_database(state, copy)
-                assert service.job(jobs[0], wait=300)["state"] == "succeeded"
+                assert service.job(jobs[0]["id"], wait=300)["state"] == "succeeded"
             else:
                 copy_database(state, copy)
 

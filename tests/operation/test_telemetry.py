@@ -2,7 +2,6 @@
 import gzip
 import http.server
 import json
-import pathlib
 import re
 import shutil
 import subprocess
@@ -68,7 +67,7 @@ def told(program, phantom, tmp_path_factory):
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     folder = tmp_path_factory.mktemp("told")
     service = Service(folder / "state", "--log-format", "json", "--otlp-endpoint",
-                      f"http://127.0.0.1:{collector.server_port}", log=folder / "log")
+                      f"http://127.0.0.1:{collector.server_port}", log="info")
     before = exposed(service.call("GET", "/metrics")[1].decode())
     named = tmp_path_factory.mktemp("CANARY") / "CANARY-name.nii.gz"
     image = nibabel.load(phantom["flair"])
@@ -83,9 +82,9 @@ def told(program, phantom, tmp_path_factory):
     after = exposed(text)
     service.stop()
     collector.shutdown()
-    lines = [json.loads(line) for line in pathlib.Path(folder / "log").read_text().splitlines()]
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     return {"before": before, "after": after, "job": job, "spans": spans, "lines": lines, "text": text,
-            "log": (folder / "log").read_text(), "phantom": phantom}
+            "log": service.log.read_text(), "phantom": phantom}
 
 
 def test_whatever_is_exposed_is_in_the_manual_with_these_labels(told):

@@ -10,59 +10,19 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
-import uuid
 
 import nibabel
 import numpy
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("DAWSON_BIN", "")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from service import PROGRAM, ROOT, Service  # noqa: E402
+
 SHARED = pathlib.Path(os.environ.get("DAWSON_SHARED", ROOT.parent / "shared")) / "data"
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="DAWSON_BIN names no program")
-
-sys.path.insert(0, str(ROOT / "tools"))
-import demo  # noqa: E402  (the demo's client is the plainest one there is)
-
-
-class Service:
-    """A `dawson serve` process on a free port."""
-
-    def __init__(self, state: pathlib.Path, *flags: str):
-        words = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--state", str(state), "--log", "warn", *flags]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        self.address = re.search(r"http://(\S+)", self.process.stdout.readline()).group(1)
-
-    def call(self, method: str, path: str, body: bytes | None = None, **headers: str):
-        connection = http.client.HTTPConnection(self.address, timeout=600)
-        connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
-    def submit(self, scans: dict[str, pathlib.Path], options: dict | None = None, wait: int = 300) -> dict:
-        body, kind = demo.form(scans)
-        if options is not None:
-            boundary = kind.split("boundary=")[1]
-            part = (f"--{boundary}\r\nContent-Disposition: form-data; name=\"options\"\r\n\r\n"
-                    f"{json.dumps(options)}\r\n").encode()
-            body = part + body
-        prefer = {"Prefer": f"wait={wait}"} if wait else {}
-        status, answer = self.call("POST", "/v1/segmentations", body, Content_Type=kind, **prefer)
-        assert status in (200, 202), answer
-        return json.loads(answer)
-
-    def artifact(self, job: dict, name: str) -> bytes:
-        status, content = self.call("GET", f"{job['links']['artifacts']}/{name}")
-        assert status == 200, content
-        return content
-
-    def stop(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -178,22 +138,18 @@ def test_nothing_of_a_patient_is_logged_or_kept_after_erasure(tmp_path):
     image.header["descrip"] = b"CANARY^PATIENT"
     named = tmp_path / "CANARY-file.nii.gz"
     nibabel.save(image, named)
-    log = tmp_path / "log"
     state = tmp_path / "state"
-    with log.open("w") as stderr:
-        words = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--state", str(state), "--log", "trace"]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT)
-        running = Service.__new__(Service)
-        running.process, running.address = process, re.search(r"http://(\S+)", process.stdout.readline()).group(1)
-        try:
-            job = running.submit({"flair": named})
-            assert job["state"] == "succeeded"
-            for name in ("lesions.nii.gz", "probability.nii.gz"):
-                assert b"CANARY" not in gzip.decompress(running.artifact(job, name))
-            status, metrics = running.call("GET", "/metrics")
-            assert status == 200 and b"dawson_jobs_accepted_total 1" in metrics and b"CANARY" not in metrics
-            assert running.call("DELETE", job["links"]["self"])[0] == 204
-            assert not list((state / "jobs").iterdir())
-        finally:
-            running.stop()
+    running = Service(state, log="trace")
+    log = running.log
+    try:
+        job = running.submit({"flair": named})
+        assert job["state"] == "succeeded"
+        for name in ("lesions.nii.gz", "probability.nii.gz"):
+            assert b"CANARY" not in gzip.decompress(running.artifact(job, name))
+        status, metrics = running.call("GET", "/metrics")
+        assert status == 200 and b"dawson_jobs_accepted_total 1" in metrics and b"CANARY" not in metrics
+        assert running.call("DELETE", job["links"]["self"])[0] == 204
+        assert not list((state / "jobs").iterdir())
+    finally:
+        running.stop()
     assert "CANARY" not in log.read_text()
