@@ -14,7 +14,6 @@
     clippy::print_stdout,
     reason = "a benchmark may fail loudly"
 )]
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,9 +21,7 @@ use std::time::Instant;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{PhantomOptions, head};
 use dawson_imaging::study::Contrast;
-use dawson_inference::engine::{
-    Cancel, DeviceChoice, Engine, EngineConfig, Patch, Precision, unobserved,
-};
+use dawson_inference::engine::{Cancel, DeviceChoice, Engine, EngineConfig, Patch, Precision};
 use dawson_inference::models::{Model, Registry, Voting, find_folder};
 use dawson_inference::pipeline::{Asked, ContrastFile, Segmenter, Settings};
 use dawson_inference::report::Timings;
@@ -78,17 +75,7 @@ fn main() {
 }
 
 fn engine() -> Engine {
-    Engine::start(&EngineConfig {
-        device: DeviceChoice::Auto,
-        failover: Vec::new(),
-        library: None,
-        threads: None,
-        batch: NonZeroUsize::MIN,
-        max_sessions: NonZeroUsize::new(3).unwrap(),
-        queue: NonZeroUsize::new(8).unwrap(),
-        observer: unobserved,
-    })
-    .unwrap()
+    Engine::start(&EngineConfig::new(DeviceChoice::Auto)).unwrap()
 }
 
 fn phantom() -> Case {

@@ -23,6 +23,27 @@ pub enum Existing {
     Keep,
 }
 
+/// The room on a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What this program may still take.
+    pub free: u64,
+    /// All of it.
+    pub size: u64,
+}
+
+/// The room on the disk that a folder lies on.
+///
+/// # Errors
+/// The system's, with the folder's name in its text.
+pub fn space(folder: &Path) -> io::Result<Space> {
+    let disk = rustix::fs::statvfs(folder).map_err(|e| named(folder, &e.into()))?;
+    Ok(Space {
+        free: disk.f_bavail.saturating_mul(disk.f_frsize),
+        size: disk.f_blocks.saturating_mul(disk.f_frsize),
+    })
+}
+
 /// Writes a file that is whole or not there.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use dawson_inference::models::hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -492,15 +493,6 @@ fn look(path: &Path) -> Option<Seen> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _always = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn bytes(hex: &str) -> Option<[u8; 32]> {

@@ -5,18 +5,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use dawson_imaging::nifti::Limits;
-use dawson_inference::engine::{
-    DeviceChoice, Engine, EngineConfig, Precision, Runtime, unobserved,
-};
+use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, Precision, Runtime};
 use dawson_inference::models::{Model, Registry, find_folder};
 use dawson_inference::pipeline::Segmenter;
 
 use super::Failure;
-
-/// Patches that may wait for the engine.
-const QUEUE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
-/// Sessions that are kept open.
-const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// What computes.
 #[derive(Debug, Args)]
@@ -64,14 +57,10 @@ impl EngineArgs {
 
     pub(super) fn segmenter(&self) -> Result<Segmenter, Failure> {
         let engine = Engine::start(&EngineConfig {
-            device: self.device,
-            failover: Vec::new(),
             library: self.runtime_library.clone(),
             threads: self.threads,
             batch: self.batch,
-            max_sessions: MAX_SESSIONS,
-            queue: QUEUE,
-            observer: unobserved,
+            ..EngineConfig::new(self.device)
         })?;
         let anatomy = self.registry()?.anatomy().cloned();
         Ok(Segmenter::new(engine, Limits::CLINICAL).with_anatomy(anatomy))

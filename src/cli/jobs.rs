@@ -3,12 +3,11 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 use dawson_inference::problem::Code;
-use jiff::Timestamp;
 use serde::Serialize;
 
-use super::serve::{read_settings, runtime};
+use super::serve::{ServiceArgs, runtime};
 use super::{Failure, print_json};
-use crate::jobs::{self, Desk, Job, JobId, Page, Places, State};
+use crate::jobs::{self, Desk, Job, JobId, Page, Places, State, time};
 
 /// What to do with the jobs of a service.
 #[derive(Debug, ClapArgs)]
@@ -19,12 +18,8 @@ use crate::jobs::{self, Desk, Job, JobId, Page, Places, State};
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The service's settings [default: dawson.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The service's folder
-    #[arg(long, global = true, value_name = "DIR")]
-    state: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,10 +88,6 @@ impl From<Job> for Row {
     }
 }
 
-fn time(ms: i64) -> String {
-    Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string())
-}
-
 impl From<jobs::Error> for Failure {
     fn from(error: jobs::Error) -> Self {
         Self::new(error.code(), error.to_string())
@@ -104,8 +95,7 @@ impl From<jobs::Error> for Failure {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let flags: Vec<_> = args.state.iter().map(|s| ("state", s.clone())).collect();
-    let settings = read_settings(args.config.as_ref(), &flags)?;
+    let settings = args.service.settings(&[])?;
     let state: PathBuf = settings.get("state")?;
     let places = Places::of(&settings)?;
     if places.database.is_none() && !state.is_dir() {

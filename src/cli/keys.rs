@@ -1,5 +1,5 @@
 //! `dawson keys`: who may call the service.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args as ClapArgs, Subcommand};
 use dawson_inference::problem::Code;
@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::edge::keys_file;
-use super::serve::read_settings;
+use super::serve::ServiceArgs;
 use super::{Failure, print_json};
 use crate::keys::{self, Key, Keys, NewKey, Scope};
 use crate::telemetry;
@@ -21,12 +21,8 @@ use crate::telemetry;
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The service's settings [default: dawson.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The service's folder
-    #[arg(long, global = true, value_name = "DIR")]
-    state: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
     /// The file of keys [default: keys.toml in the service's folder]
     #[arg(long, global = true, value_name = "FILE")]
     keys_file: Option<String>,
@@ -94,12 +90,7 @@ impl Row {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let said = [("state", &args.state), ("keys_file", &args.keys_file)];
-    let flags: Vec<(&'static str, String)> = said
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value.clone()?)))
-        .collect();
-    let settings = read_settings(args.config.as_ref(), &flags)?;
+    let settings = args.service.settings(&[("keys_file", &args.keys_file)])?;
     let path = keys_file(&settings)?;
     let now = Timestamp::now();
     match &args.action {

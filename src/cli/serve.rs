@@ -118,6 +118,32 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))
 }
 
+/// Which service a command is about.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServiceArgs {
+    /// The service's settings [default: dawson.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The service's folder
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<String>,
+}
+
+impl ServiceArgs {
+    /// Its settings, with what else was said here.
+    pub(super) fn settings(
+        &self,
+        more: &[(&'static str, &Option<String>)],
+    ) -> Result<Settings, Failure> {
+        let said = [("state", &self.state)];
+        let said = said.iter().chain(more);
+        let flags: Vec<(&'static str, String)> = said
+            .filter_map(|(key, value)| Some((*key, value.as_ref()?.clone())))
+            .collect();
+        read_settings(self.config.as_ref(), &flags)
+    }
+}
+
 /// The settings of a service: of its file, the variables, and what was said here.
 pub(super) fn read_settings(
     file: Option<&PathBuf>,

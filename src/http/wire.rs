@@ -2,11 +2,10 @@
 use dawson_inference::models::Model;
 use dawson_inference::problem::Problem;
 use dawson_inference::report::Report;
-use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::jobs::JobView;
+use crate::jobs::{JobView, time};
 use crate::store::{Job, JobId, StoredFile};
 
 /// A study from submission to result.
@@ -191,12 +190,6 @@ pub(super) struct CheckBody {
 /// The path of a job.
 pub(super) fn path_of(id: JobId) -> String {
     format!("/v1/segmentations/{id}")
-}
-
-fn time(ms: i64) -> String {
-    Timestamp::from_millisecond(ms)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
 }
 
 impl JobBody {

@@ -33,9 +33,13 @@ impl Upload {
     /// Removes what is left of it, and returns once it is gone.
     pub async fn discard(mut self) {
         let folder = std::mem::take(&mut self.folder);
-        if let Err(error) = self.files.drop_upload(&folder).await {
-            tracing::error!(%error, "an upload could not be removed; the sweeper will try again");
-        }
+        remove(&self.files, &folder).await;
+    }
+}
+
+async fn remove(files: &JobFiles, folder: &Path) {
+    if let Err(error) = files.drop_upload(folder).await {
+        tracing::error!(%error, "an upload could not be removed; the sweeper will try again");
     }
 }
 
@@ -47,11 +51,7 @@ impl Drop for Upload {
         }
         // Whoever sent it may have gone, and dropped what was being done for it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = files.drop_upload(&folder).await {
-                    tracing::error!(%error, "an upload could not be removed; the sweeper will try again");
-                }
-            });
+            runtime.spawn(async move { remove(&files, &folder).await });
         }
     }
 }

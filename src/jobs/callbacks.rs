@@ -12,7 +12,7 @@ use reqwest::Url;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::{Jobs, now_ms};
+use super::{Jobs, now_ms, time};
 use crate::store::{self, Callback, Job};
 use crate::telemetry;
 
@@ -162,7 +162,7 @@ impl Jobs {
         let path = format!("/v1/segmentations/{}", job.id);
         let body = json!({
             "type": format!("segmentation.{}", job.state.name()),
-            "timestamp": job.ended_at.and_then(|at| jiff::Timestamp::from_millisecond(at).ok()).map(|t| t.to_string()),
+            "timestamp": job.ended_at.map(time),
             "data": {
                 "id": job.id.to_string(),
                 "state": job.state.name(),

@@ -12,6 +12,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use Kind::{Counter, Gauge, Histogram};
 
+use crate::files;
+
 /// Seconds of a study, from a patch on a GPU to a large network on a small machine.
 const STUDY_S: &[f64] = &[0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0];
 /// Seconds of a stage, the quick ones included.
@@ -182,10 +184,10 @@ impl Metrics {
     }
 
     fn measure_disk(&self) {
-        match rustix::fs::statvfs(&self.state) {
+        match files::space(&self.state) {
             Ok(disk) => {
-                gauge!("dawson_disk_free_bytes").set(disk.f_bavail as f64 * disk.f_frsize as f64);
-                gauge!("dawson_disk_size_bytes").set(disk.f_blocks as f64 * disk.f_frsize as f64);
+                gauge!("dawson_disk_free_bytes").set(disk.free as f64);
+                gauge!("dawson_disk_size_bytes").set(disk.size as f64);
             }
             Err(error) => {
                 tracing::warn!(%error, "the disk of the state folder could not be measured");

@@ -1,6 +1,6 @@
 //! A phantom study, a service on it, and the few lines of HTTP that the tests need.
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
 use dawson_imaging::study::Contrast;
-use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, Precision, unobserved};
+use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, Precision};
 use dawson_inference::models::Registry;
 use dawson_inference::pipeline::{Asked, Cancel, ContrastFile, Segmentation, Segmenter, Settings};
 use serde_json::Value;
@@ -78,16 +78,7 @@ pub(crate) fn study(contrasts: &[Contrast]) -> Vec<ContrastFile> {
 }
 
 pub(crate) fn engine_config(device: &str) -> EngineConfig {
-    EngineConfig {
-        device: device.parse::<DeviceChoice>().unwrap(),
-        failover: Vec::new(),
-        library: None,
-        threads: None,
-        batch: NonZeroUsize::MIN,
-        max_sessions: NonZeroUsize::new(3).unwrap(),
-        queue: NonZeroUsize::new(8).unwrap(),
-        observer: unobserved,
-    }
+    EngineConfig::new(device.parse::<DeviceChoice>().unwrap())
 }
 
 pub(crate) fn segmenter(config: &EngineConfig) -> Segmenter {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod beside;
 pub mod engine;
 pub mod models;
 pub mod pipeline;

@@ -120,9 +120,8 @@ impl Folder {
     }
 
     pub(super) fn free_bytes(&self) -> Result<u64, Error> {
-        let stat = rustix::fs::statvfs(&self.root)
-            .map_err(|e| Error::File(files::named(&self.root, &e.into())))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let space = files::space(&self.root).map_err(Error::File)?;
+        Ok(space.free)
     }
 }
 

@@ -43,6 +43,25 @@ pub struct EngineConfig {
     pub observer: Observer,
 }
 
+impl EngineConfig {
+    /// One patch at a time on all cores, with room for three sessions and 64 waiting patches; nobody counts.
+    #[must_use]
+    pub fn new(device: DeviceChoice) -> Self {
+        const SESSIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
+        const QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+        Self {
+            device,
+            failover: Vec::new(),
+            library: None,
+            threads: None,
+            batch: NonZeroUsize::MIN,
+            max_sessions: SESSIONS,
+            queue: QUEUE,
+            observer: unobserved,
+        }
+    }
+}
+
 /// Is told what happens, on the engine's thread: it must not wait.
 pub type Observer = fn(Happening);
 

@@ -6,6 +6,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use super::Error;
+use crate::beside;
 
 /// Folders beside the program and above it in which the library may lie.
 const PLACES: [&str; 3] = [
@@ -13,9 +14,6 @@ const PLACES: [&str; 3] = [
     "lib/dawson/onnxruntime",
     "onnxruntime",
 ];
-/// How far above the program is looked: `target/debug/deps/` lies four below the checkout.
-const LEVELS: usize = 4;
-
 /// The loaded library and its environment, one in a process.
 #[derive(Debug, Clone)]
 pub struct Runtime {
@@ -107,20 +105,7 @@ fn hear(last: &Mutex<Option<String>>, level: LogLevel, message: &str) {
 /// # Errors
 /// [`Error::LibraryNotFound`] with the folders that were looked at.
 pub fn find_library() -> Result<PathBuf, Error> {
-    let program = std::env::current_exe().unwrap_or_default();
-    let beside = program.ancestors().skip(1).take(LEVELS).map(Path::to_owned);
-    let here = std::env::current_dir().into_iter();
-    let mut searched = Vec::new();
-    for base in beside.chain(here) {
-        for place in PLACES {
-            let folder = base.join(place);
-            if let Some(library) = library_in(&folder) {
-                return Ok(library);
-            }
-            searched.push(folder);
-        }
-    }
-    Err(Error::LibraryNotFound { searched })
+    beside::find(&PLACES, library_in).map_err(|searched| Error::LibraryNotFound { searched })
 }
 
 fn library_in(folder: &Path) -> Option<PathBuf> {

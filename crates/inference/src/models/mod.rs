@@ -10,13 +10,12 @@ mod manifest;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::beside;
 use crate::engine::Network;
 pub use anatomy::AnatomyManifest;
 pub use manifest::{Golden, Heading, Input, Manifest, Output, Patches, Voting};
 use sha2::{Digest, Sha256};
 
-/// How far above the program the models are looked for.
-const LEVELS: usize = 4;
 /// Folders beside the program that may hold the models.
 const PLACES: [&str; 2] = ["models", "share/dawson/models"];
 
@@ -358,20 +357,8 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 /// # Errors
 /// [`Error::NotFound`] with the folders that were looked at.
 pub fn find_folder() -> Result<PathBuf, Error> {
-    let program = std::env::current_exe().unwrap_or_default();
-    let beside = program.ancestors().skip(1).take(LEVELS).map(Path::to_owned);
-    let here = std::env::current_dir().into_iter();
-    let mut searched = Vec::new();
-    for base in beside.chain(here) {
-        for place in PLACES {
-            let folder = base.join(place);
-            if folder.is_dir() {
-                return Ok(folder);
-            }
-            searched.push(folder);
-        }
-    }
-    Err(Error::NotFound { searched })
+    let folder = |folder: &Path| folder.is_dir().then(|| folder.to_owned());
+    beside::find(&PLACES, folder).map_err(|searched| Error::NotFound { searched })
 }
 
 #[cfg(test)]
