@@ -14,7 +14,6 @@ use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use dawson_inference::models::hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -202,7 +201,7 @@ impl Entry {
             created: key.created.to_string(),
             expires: key.expires.map(|at| at.to_string()),
             revoked: key.revoked.map(|at| at.to_string()),
-            sha256: hex(&key.hash),
+            sha256: hex::encode(key.hash),
         }
     }
 
@@ -335,7 +334,7 @@ pub fn create(path: &Path, new: NewKey, now: Timestamp) -> Result<(String, Key),
     }
     let mut random = [0; KEY_BYTES];
     getrandom::fill(&mut random).map_err(Error::Random)?;
-    let secret = format!("{PREFIX}{}", hex(&random));
+    let secret = format!("{PREFIX}{}", hex::encode(random));
     let key = Key {
         id: ulid::Ulid::generate().to_string(),
         name: new.name,
@@ -495,15 +494,10 @@ fn look(path: &Path) -> Option<Seen> {
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
-fn bytes(hex: &str) -> Option<[u8; 32]> {
+fn bytes(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    let read = hex::decode_to_slice(text, &mut bytes);
+    read.is_ok().then_some(bytes)
 }
 
 #[cfg(test)]

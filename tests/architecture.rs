@@ -25,7 +25,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         &[],
         "settings are the sum of plain values; no room reads them but cli/serve.rs",
     ),
-    ("telemetry", &["store"], "a leaf: it names jobs and counts"),
+    (
+        "telemetry",
+        &["store", "files"],
+        "a leaf: it names jobs, counts, and asks how full the disk is",
+    ),
     (
         "store",
         &["files"],
@@ -228,8 +232,9 @@ fn the_inference_package_s_rooms_keep_to_their_order() {
     let order: &[(&str, &[&str])] = &[
         ("problem", &[]),
         ("report", &[]),
-        ("engine", &[]),
-        ("models", &["engine"]),
+        ("beside", &[]),
+        ("engine", &["beside"]),
+        ("models", &["engine", "beside"]),
         ("pipeline", &["engine", "models", "report", "problem"]),
     ];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/inference/src");

@@ -12,7 +12,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Failure;
 use crate::config::Settings;
 use crate::http::{AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls};
-use crate::jobs::Jobs;
 use crate::keys::KeyFile;
 use crate::telemetry;
 
@@ -105,11 +104,15 @@ impl Edge {
     }
 
     /// From now on SIGHUP no longer ends the process. What is returned never ends: it reads keys again
-    /// when they change, and keys, certificate and networks at SIGHUP.
-    pub(super) fn keep_fresh(
+    /// when they change, and keys and certificate at SIGHUP, with whatever else `reload` does.
+    pub(super) fn keep_fresh<R, F>(
         &self,
-        jobs: Arc<Jobs>,
-    ) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
+        reload: R,
+    ) -> Result<impl Future<Output = ()> + Send + use<R, F>, Failure>
+    where
+        R: Fn() -> F + Send,
+        F: Future<Output = ()> + Send,
+    {
         let keys = Arc::clone(&self.keys);
         let tls = self.tls.clone();
         let mut hangup = signal(SignalKind::hangup()).map_err(|e| {
@@ -139,8 +142,7 @@ impl Edge {
                                 }
                             }
                         }).await;
-                        // Its outcome is in the log: there is nobody to tell.
-                        let _tried = jobs.reload().await;
+                        reload().await;
                     }
                 }
             }

@@ -8,7 +8,7 @@ use dawson_imaging::align::Align;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
-use dawson_inference::models::{Model, Voting, hex};
+use dawson_inference::models::{Model, Voting};
 use dawson_inference::pipeline::{
     Artifact, Asked, Cancel, ContrastFile, Output, Progress, Segmentation, Segmenter, Settings,
     Stage,
@@ -501,7 +501,7 @@ fn finished(folder: &Path, sent: &[ContrastFile], work: &Work) -> Option<Report>
     let bytes = files::read(&folder.join("report.json")).ok()?;
     let report: Report = serde_json::from_slice(&bytes).ok()?;
     let same = |file: &ContrastFile| {
-        let sha256 = hex(&Sha256::digest(&file.bytes));
+        let sha256 = hex::encode(Sha256::digest(&file.bytes));
         report
             .study
             .contrasts

@@ -213,7 +213,14 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     // Before anybody may know that it runs, it can be stopped in good order.
     let asked = asked_to_stop()?;
-    let fresh = edge.keep_fresh(Arc::clone(&jobs))?;
+    let fresh = {
+        let jobs = Arc::clone(&jobs);
+        edge.keep_fresh(move || {
+            let jobs = Arc::clone(&jobs);
+            // What came of it is in the log: there is nobody to tell.
+            async move { drop(jobs.reload().await) }
+        })?
+    };
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.networks().segmenter.engine());

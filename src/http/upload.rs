@@ -10,7 +10,6 @@ use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
 use dawson_imaging::nifti::{Header, Limits};
 use dawson_imaging::study::Contrast;
-use dawson_inference::models::hex;
 use dawson_inference::pipeline::nifti_code;
 use dawson_inference::problem::Code;
 use sha2::{Digest, Sha256};
@@ -259,7 +258,7 @@ async fn scan(
         name: name.to_owned(),
         media_type: "application/octet-stream".to_owned(),
         bytes: bytes as u64,
-        sha256: hex(&hash.finalize()),
+        sha256: hex::encode(hash.finalize()),
     };
     Ok(Ok((stored, header)))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dawson_imaging::nifti::Header;
 use dawson_imaging::study::Contrast;
-use dawson_inference::models::{self, Model};
+use dawson_inference::models::Model;
 use dawson_inference::pipeline::{Needs, Settings};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -278,5 +278,5 @@ fn fingerprint(submission: &Submission, model: &Model, settings: &Settings) -> S
         submission.deadline,
         submission.callback_url,
     );
-    models::hex(&Sha256::digest(all.as_bytes()))
+    hex::encode(Sha256::digest(all.as_bytes()))
 }

@@ -2,9 +2,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use dawson_inference::engine::Precision;
 use dawson_inference::models::{self, Registry};
-use dawson_inference::pipeline::Segmenter;
+use dawson_inference::pipeline::{Precision, Segmenter};
 
 use super::{Error, Jobs};
 use crate::telemetry;

@@ -64,7 +64,7 @@ async fn a_study_goes_in_and_a_mask_with_statistics_comes_out() {
     );
     for artifact in list["artifacts"].as_array().unwrap() {
         let fetched = service.get(artifact["href"].as_str().unwrap()).await;
-        let digest = dawson_inference::models::hex(&Sha256::digest(&fetched.body));
+        let digest = hex::encode(Sha256::digest(&fetched.body));
         assert_eq!(json!(digest), artifact["sha256"]);
         assert_eq!(fetched.header("etag"), format!("\"{digest}\""));
         assert_eq!(

@@ -303,7 +303,7 @@ fn etag(view: &JobView) -> String {
         "{:?} {} {:?} {:?} {:?}",
         job.state, job.attempt, job.ended_at, view.advance, view.queue
     );
-    let digest = dawson_inference::models::hex(&Sha256::digest(all.as_bytes()));
+    let digest = hex::encode(Sha256::digest(all.as_bytes()));
     format!("\"{}\"", &digest[..16])
 }
 

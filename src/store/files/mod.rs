@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime};
 
 use bucket::Bucket;
 use bytes::Bytes;
-use dawson_inference::models::hex;
 use dawson_inference::pipeline::Artifact;
 use folder::Folder;
 use futures_util::stream::BoxStream;
@@ -146,7 +145,7 @@ impl JobFiles {
                 name: artifact.name.to_owned(),
                 media_type: artifact.media_type.name().to_owned(),
                 bytes: artifact.bytes.len() as u64,
-                sha256: hex(&Sha256::digest(&artifact.bytes)),
+                sha256: hex::encode(Sha256::digest(&artifact.bytes)),
             })
             .collect();
         match &self.place {

@@ -186,7 +186,7 @@ fn verified(
         });
     }
     let onnx = read_file(folder, &heading.file)?;
-    let sha256 = hex(&Sha256::digest(&onnx));
+    let sha256 = hex::encode(Sha256::digest(&onnx));
     if sha256 != heading.sha256 {
         return Err(Error::Checksum {
             model: id,
@@ -247,20 +247,6 @@ impl Model {
         let path = self.folder.join("MODEL_CARD.md");
         std::fs::read_to_string(&path).map_err(|reason| Error::Read { path, reason })
     }
-}
-
-/// Digits of a digest.
-#[must_use]
-pub fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write;
-    digest
-        .iter()
-        .fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
-            // Writing into a string does not fail.
-            let written = write!(text, "{byte:02x}");
-            debug_assert!(written.is_ok());
-            text
-        })
 }
 
 /// The models of a folder.

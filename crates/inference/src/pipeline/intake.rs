@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{ContrastFile, Error, Run, error};
-use crate::models::{Model, hex};
+use crate::models::Model;
 use crate::report::{AlignmentReport, ContrastReport, Warning};
 
 /// Sform and qform may disagree by this much before it is reported.
@@ -50,7 +50,7 @@ pub(super) fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decod
     let mut decoded: Vec<Decoded> = files
         .into_par_iter()
         .map(|ContrastFile { contrast, bytes }| {
-            let sha256 = hex(&Sha256::digest(&bytes));
+            let sha256 = hex::encode(Sha256::digest(&bytes));
             let scan = nifti::decode(&bytes, run.limits)
                 .map_err(|reason| Error::Decode { contrast, reason })?;
             Ok(Decoded {

@@ -38,8 +38,8 @@ pub use needs::Needs;
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 
-pub use crate::engine::Cancel;
-use crate::engine::{Engine, EngineInfo, Precision};
+pub use crate::engine::{Cancel, Precision};
+use crate::engine::{Engine, EngineInfo};
 use crate::models::{self, AnatomyModel, Model, golden};
 use crate::report::{ModelReport, NOTICE, Report, SCHEMA, StudyReport};
 
