@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::edge::Edge;
+use super::segment::series_rules_of;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
 use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, Secret, open_store};
@@ -273,7 +274,13 @@ fn open_engine(settings: &Settings) -> Result<(Registry, Segmenter), Failure> {
         max_voxels: settings.get("max_voxels")?,
         max_bytes: settings.get("max_unpacked_bytes")?,
     };
-    let segmenter = Segmenter::new(engine, limits).with_anatomy(registry.anatomy().cloned());
+    let rules = match settings.optional::<PathBuf>("series_rules")? {
+        Some(path) => series_rules_of(&path)?,
+        None => Vec::new(),
+    };
+    let segmenter = Segmenter::new(engine, limits)
+        .with_anatomy(registry.anatomy().cloned())
+        .with_series_rules(rules);
     let named: String = settings.get("precision")?;
     let precision = Precision::ALL
         .into_iter()

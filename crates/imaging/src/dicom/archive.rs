@@ -104,6 +104,11 @@ fn member(
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests index what they made"
+)]
 mod tests {
     use std::io::Write;
 

@@ -34,7 +34,7 @@ impl SiteRule {
                 .is_none_or(|part| text.contains(&part.to_lowercase()))
         };
         within(&self.series_description, &protocol.description)
-            && within(&self.protocol_name, &protocol.protocol)
+            && within(&self.protocol_name, &protocol.name)
             && within(&self.sequence_name, &protocol.sequence)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Times decide wherever they are given, because names mislead: "t2_space_dark-fluid" is a FLAIR and "T1 FLAIR"
 //! is T1-weighted. An enhanced image's `AcquisitionContrast` comes before the times, a name after them and with
-//! low confidence. Ranges are widened from Siemens 3 T sidecars (OpenNeuro ds004199) and two public rule sets.
+//! low confidence. Ranges are widened from Siemens 3 T sidecars (`OpenNeuro` ds004199) and two public rule sets.
 use std::fmt;
 
 use super::protocol::Protocol;
@@ -96,10 +96,10 @@ fn decide(protocol: &Protocol) -> Found {
         return found;
     }
     let times = Times::of(protocol);
-    let (contrast, confidence) = match by_own_word(protocol).or_else(|| times.contrast()) {
+    let (class, confidence) = match by_own_word(protocol).or_else(|| times.class()) {
         Some(found) => (found, Confidence::High),
         None => match by_name(protocol, &times) {
-            Some(found) => (found, Confidence::Low),
+            Some(found) => (Class::Contrast(found), Confidence::Low),
             None => return (Class::Other, Confidence::Low, times.said()),
         },
     };
@@ -110,15 +110,11 @@ fn decide(protocol: &Protocol) -> Found {
     if confidence == Confidence::Low {
         because.push("the series' names".to_owned());
     }
-    if contrast == Some(Contrast::T1w) && has_agent(protocol) {
+    if class == Class::Contrast(Contrast::T1w) && has_agent(protocol) {
         because.push("contrast agent".to_owned());
         return (Class::Contrast(Contrast::T1gd), confidence, because);
     }
-    (
-        contrast.map_or(Class::Susceptibility, Class::Contrast),
-        confidence,
-        because,
-    )
+    (class, confidence, because)
 }
 
 /// What is none of the contrasts whatever its times are.
@@ -171,14 +167,14 @@ fn excluded(protocol: &Protocol) -> Option<Found> {
     None
 }
 
-/// What an enhanced image says of itself; an inner none is T2*.
-fn by_own_word(protocol: &Protocol) -> Option<Option<Contrast>> {
+/// What an enhanced image says of itself.
+fn by_own_word(protocol: &Protocol) -> Option<Class> {
     match protocol.acquisition_contrast.as_str() {
-        "fluid_attenuated" => Some(Some(Contrast::Flair)),
-        "t1" => Some(Some(Contrast::T1w)),
-        "t2" => Some(Some(Contrast::T2w)),
-        "proton_density" => Some(Some(Contrast::Pdw)),
-        "t2_star" => Some(None),
+        "fluid_attenuated" => Some(Class::Contrast(Contrast::Flair)),
+        "t1" => Some(Class::Contrast(Contrast::T1w)),
+        "t2" => Some(Class::Contrast(Contrast::T2w)),
+        "proton_density" => Some(Class::Contrast(Contrast::Pdw)),
+        "t2_star" => Some(Class::Susceptibility),
         _ => None,
     }
 }
@@ -204,8 +200,8 @@ impl<'a> Times<'a> {
         }
     }
 
-    /// The rules in words; a comparison with a missing time is false. An inner none is T2*.
-    fn contrast(&self) -> Option<Option<Contrast>> {
+    /// The rules in words; a comparison with a missing time is false.
+    fn class(&self) -> Option<Class> {
         let (te, tr, fa) = (self.echo, self.repetition, self.flip);
         let gradient = self.protocol.scans("GR");
         let spin = self.protocol.scans("SE") || (self.protocol.scans("IR") && !gradient);
@@ -215,29 +211,29 @@ impl<'a> Times<'a> {
         };
         let plain = self.inversion.is_none() && !self.protocol.scans("IR");
         if !gradient && inverted(1400.0..=3200.0) && tr >= 3500.0 && te >= 60.0 {
-            return Some(Some(Contrast::Flair));
+            return Some(Class::Contrast(Contrast::Flair));
         }
         let cycle = inverted(300.0..=1400.0) && (1000.0..=3500.0).contains(&tr);
         if (gradient || volume) && te < 12.0 && (cycle || (tr < 50.0 && fa >= 6.0)) {
-            return Some(Some(Contrast::T1w));
+            return Some(Class::Contrast(Contrast::T1w));
         }
         if gradient && te > 15.0 {
-            return Some(None);
+            return Some(Class::Susceptibility);
         }
         if spin && te < 30.0 {
             let short =
                 (250.0..=1200.0).contains(&tr) && self.inversion.is_none_or(|ti| ti <= 1400.0);
             let t1_flair = inverted(600.0..=1400.0) && (1500.0..=3500.0).contains(&tr);
             if short || t1_flair {
-                return Some(Some(Contrast::T1w));
+                return Some(Class::Contrast(Contrast::T1w));
             }
         }
         if spin && plain && !suppressed(self.protocol) {
             if (60.0..=450.0).contains(&te) && tr >= 2000.0 {
-                return Some(Some(Contrast::T2w));
+                return Some(Class::Contrast(Contrast::T2w));
             }
             if te < 40.0 && tr >= 1800.0 {
-                return Some(Some(Contrast::Pdw));
+                return Some(Class::Contrast(Contrast::Pdw));
             }
         }
         None
@@ -268,15 +264,11 @@ impl<'a> Times<'a> {
 
 /// The words of all names.
 fn names(protocol: &Protocol) -> Vec<&str> {
-    [
-        &protocol.description,
-        &protocol.protocol,
-        &protocol.sequence,
-    ]
-    .into_iter()
-    .flat_map(|text| text.split(|c: char| !c.is_alphanumeric() && c != '+'))
-    .filter(|word| !word.is_empty())
-    .collect()
+    [&protocol.description, &protocol.name, &protocol.sequence]
+        .into_iter()
+        .flat_map(|text| text.split(|c: char| !c.is_alphanumeric() && c != '+'))
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
 fn has(names: &[&str], wanted: &[&str]) -> bool {
@@ -285,11 +277,7 @@ fn has(names: &[&str], wanted: &[&str]) -> bool {
 
 /// Whether the names say that fluid is suppressed.
 fn suppressed(protocol: &Protocol) -> bool {
-    let texts = [
-        &protocol.description,
-        &protocol.protocol,
-        &protocol.sequence,
-    ];
+    let texts = [&protocol.description, &protocol.name, &protocol.sequence];
     let words = [
         "flair",
         "dark-fluid",
@@ -304,7 +292,7 @@ fn suppressed(protocol: &Protocol) -> bool {
 }
 
 /// Where times do not decide: exports often leave the inversion time out, or write 0.
-fn by_name(protocol: &Protocol, times: &Times<'_>) -> Option<Option<Contrast>> {
+fn by_name(protocol: &Protocol, times: &Times<'_>) -> Option<Contrast> {
     let names = names(protocol);
     if has(&names, &["stir", "dir"]) || times.inversion.is_some() {
         return None;
@@ -318,20 +306,20 @@ fn by_name(protocol: &Protocol, times: &Times<'_>) -> Option<Option<Contrast>> {
     let late = protocol.echo_ms.is_none_or(|te| te >= 60.0);
     let t1 = begins(&["t1", "mprage", "mpr", "bravo", "fspgr", "spgr", "tfl3d"]);
     if suppressed(protocol) && !t1 && long && late && !protocol.scans("GR") {
-        return Some(Some(Contrast::Flair));
+        return Some(Contrast::Flair);
     }
     // Times that are there and fit no rule are not overruled by a name.
     if protocol.echo_ms.is_some() && protocol.repetition_ms.is_some() {
         return None;
     }
     if t1 {
-        return Some(Some(Contrast::T1w));
+        return Some(Contrast::T1w);
     }
     if begins(&["t2"]) && !has(&names, &["t2star"]) {
-        return Some(Some(Contrast::T2w));
+        return Some(Contrast::T2w);
     }
     if begins(&["pd"]) {
-        return Some(Some(Contrast::Pdw));
+        return Some(Contrast::Pdw);
     }
     None
 }
@@ -348,6 +336,11 @@ impl fmt::Display for Class {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests index what they made"
+)]
 mod tests {
     use super::*;
 

@@ -241,7 +241,9 @@ impl Bytes<'_> {
 
 /// The VR that the standard's dictionary gives a tag; what it does not know and has no length is a sequence.
 fn implicit_vr(tag: Tag, length: u32) -> VR {
-    let known = StandardDataDictionary.by_tag(tag).map(|entry| entry.vr());
+    let known = StandardDataDictionary
+        .by_tag(tag)
+        .map(DataDictionaryEntry::vr);
     match known {
         Some(VirtualVr::Exact(vr)) => vr,
         Some(_) => VR::OW,
@@ -277,6 +279,10 @@ enum Kind {
 }
 
 /// A sequence or item that has begun.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the encoding by itself"
+)]
 #[derive(Clone, Copy)]
 struct Open {
     kind: Kind,
@@ -519,6 +525,11 @@ impl Walk<'_> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests index what they made"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -618,7 +629,7 @@ mod tests {
                     *place = byte;
                 }
             }
-            let _ = crate::dicom::header::Image::read(&bytes, &Limits::CLINICAL);
+            let _image = crate::dicom::header::Image::read(&bytes, &Limits::CLINICAL);
         }
     }
 }

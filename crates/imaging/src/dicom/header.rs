@@ -205,12 +205,10 @@ fn cells(object: &InMemDicomObject, limits: &Limits) -> Result<Cells, Error> {
             rule: "0 or 1",
         });
     }
-    match text(object, tags::PHOTOMETRIC_INTERPRETATION).as_deref() {
-        Some("MONOCHROME1" | "MONOCHROME2") => {}
-        _ => {
-            let name = "PhotometricInterpretation of one grey channel";
-            return Err(Error::Missing { name });
-        }
+    let grey = text(object, tags::PHOTOMETRIC_INTERPRETATION);
+    if !matches!(grey.as_deref(), Some("MONOCHROME1" | "MONOCHROME2")) {
+        let name = "PhotometricInterpretation of one grey channel";
+        return Err(Error::Missing { name });
     }
     let samples = rows.saturating_mul(columns).saturating_mul(frames);
     if samples > limits.max_samples {

@@ -24,6 +24,12 @@ mod stack;
 mod study;
 mod syntax;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "tests index what they made, and b\"UI\" is a reference"
+)]
 pub(crate) mod synthetic;
 
 pub use archive::{ArchiveLimits, members};

@@ -11,7 +11,7 @@ pub(super) struct Protocol {
     pub(super) image_type: Vec<String>,
     /// Lower case: series description, protocol and sequence names.
     pub(super) description: String,
-    pub(super) protocol: String,
+    pub(super) name: String,
     pub(super) sequence: String,
     pub(super) scanning_sequence: Vec<String>,
     pub(super) sequence_variant: Vec<String>,
@@ -98,7 +98,7 @@ impl Protocol {
         Self {
             image_type: words(object, tags::IMAGE_TYPE),
             description: lower(tags::SERIES_DESCRIPTION),
-            protocol: lower(tags::PROTOCOL_NAME),
+            name: lower(tags::PROTOCOL_NAME),
             sequence,
             scanning_sequence,
             sequence_variant: words(object, tags::SEQUENCE_VARIANT),

@@ -63,6 +63,8 @@ pub struct Scan {
     pub spatial: SpatialFields,
     /// What it was made of.
     pub source: Source,
+    /// The type of the stored numbers, such as `uint16`.
+    pub datatype: &'static str,
     /// Voxels that held no finite number; they are 0 in `volume`.
     pub non_finite: usize,
 }
@@ -125,9 +127,9 @@ impl Study {
             .map(|(n, planes)| self.slice(n.saturating_add(1), planes))
             .collect::<Result<_, _>>()?;
         let mut samples = Vec::with_capacity(laid.grid.voxels());
-        slices
-            .iter()
-            .for_each(|slice| samples.extend_from_slice(slice));
+        for slice in &slices {
+            samples.extend_from_slice(slice);
+        }
         let mut non_finite: usize = 0;
         for sample in &mut samples {
             if !sample.is_finite() {
@@ -142,6 +144,7 @@ impl Study {
             volume: Volume::new(laid.grid, samples).map_err(|_| short.clone())?,
             spatial: SpatialFields::of(&laid.grid),
             source: self.source(laid).ok_or(short)?,
+            datatype: self.datatype(laid),
             non_finite,
         })
     }
@@ -176,6 +179,19 @@ impl Study {
             }
         }
         Ok(all)
+    }
+
+    fn datatype(&self, laid: &Laid) -> &'static str {
+        let plane = laid.slices.first().and_then(|planes| planes.first());
+        let image = plane.and_then(|plane| self.images.get(plane.image));
+        match image.map(|image| (image.cells.allocated, image.cells.signed)) {
+            Some((8, false)) => "uint8",
+            Some((8, true)) => "int8",
+            Some((32, false)) => "uint32",
+            Some((32, true)) => "int32",
+            Some((_, true)) => "int16",
+            _ => "uint16",
+        }
     }
 
     fn source(&self, laid: &Laid) -> Option<Source> {
@@ -314,6 +330,12 @@ fn instance_gaps(seen: &[Seen<'_>]) -> usize {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::float_cmp,
+    reason = "tests index what they made, and whole numbers stay whole"
+)]
 mod tests {
     use proptest::prelude::*;
 

@@ -137,7 +137,9 @@ pub(crate) fn fragments(parts: &[Vec<u8>]) -> Vec<u8> {
         all.extend_from_slice(bytes);
     };
     item(&[]);
-    parts.iter().for_each(|part| item(part));
+    for part in parts {
+        item(part);
+    }
     all.extend_from_slice(&[0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]);
     all
 }

@@ -400,6 +400,11 @@ impl Scan<'_> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests index what they made"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -451,7 +456,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_scan_panics(scan in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decode(&image(16, 16, &scan), &cells(16, 16));
+            let _cells = decode(&image(16, 16, &scan), &cells(16, 16));
         }
     }
 }

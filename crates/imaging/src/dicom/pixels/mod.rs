@@ -175,6 +175,11 @@ fn wrong(frame: usize, reason: &'static str) -> Error {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "tests index what they made"
+)]
 mod tests {
     use super::*;
 
