@@ -52,6 +52,11 @@ pub const KEYS: &[Key] = &[
         help: "Folder of networks [default: searched beside the program]",
     },
     Key {
+        name: "series_rules",
+        default: "",
+        help: "A site's rules on how it names its DICOM series (TOML)",
+    },
+    Key {
         name: "model",
         default: "ms-lesion",
         help: "The network for requests that name none",
@@ -260,6 +265,11 @@ pub const KEYS: &[Key] = &[
         name: "max_parts",
         default: "16",
         help: "The most parts of a submission",
+    },
+    Key {
+        name: "max_dicom_parts",
+        default: "5000",
+        help: "The most DICOM files of a submission that are sent one by one",
     },
     Key {
         name: "max_part_header_bytes",

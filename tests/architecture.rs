@@ -104,13 +104,20 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
 
 /// All that `dawson-imaging` may link: numbers in, numbers out.
 const IMAGING_LINKS: &[&str] = &[
+    "dicom-core",
+    "dicom-dictionary-std",
+    "dicom-object",
+    "dicom-transfer-syntax-registry",
     "embedded-graphics",
     "flate2",
     "glam",
+    "hayro-jpeg2000",
+    "jpeg-decoder",
     "nifti",
     "png",
     "rayon",
     "thiserror",
+    "zip",
 ];
 
 /// What `dawson-inference` must never link: it blocks, and it knows no wire.

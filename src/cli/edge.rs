@@ -205,6 +205,7 @@ fn http(settings: &Settings, keys: &Arc<KeyFile>) -> Result<HttpConfig, Failure>
             min_bytes_per_s: settings.get::<NonZeroU64>("min_body_rate")?.get(),
         },
         max_parts: settings.get("max_parts")?,
+        max_dicom_parts: settings.get("max_dicom_parts")?,
         max_part_bytes: settings.get("max_part_bytes")?,
         max_part_header_bytes: settings.get("max_part_header_bytes")?,
         max_options_bytes: settings.get("max_options_bytes")?,

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args as ClapArgs;
 use dawson_imaging::align::Align;
+use dawson_imaging::dicom::{SiteRule, Wish};
 use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Model, Voting};
 use dawson_inference::pipeline::{
-    Artifact, Asked, Cancel, ContrastFile, Output, Progress, Segmentation, Segmenter, Settings,
-    Stage,
+    Artifact, Asked, Cancel, ContrastFile, Input, Output, Progress, Segmentation, Segmenter,
+    Settings, Stage, series_rules,
 };
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
@@ -26,6 +27,7 @@ use crate::files::{self, Existing};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   dawson segment --flair flair.nii.gz --t1w t1w.nii.gz --out result/
+  dawson segment --dicom study.zip --out result/
   dawson segment --cohort cases.csv --out results/ --jobs 2 --resume
 
 cases.csv has a header line: case, flair, and any of t1w, t2w, pdw, t1gd; paths may be relative to it.")]
@@ -34,7 +36,7 @@ pub(super) struct Args {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "cohort",
+        required_unless_present_any = ["cohort", "dicom"],
         conflicts_with = "cohort"
     )]
     flair: Option<PathBuf>,
@@ -50,6 +52,20 @@ pub(super) struct Args {
     /// T1-weighted, after gadolinium
     #[arg(long, value_name = "FILE", conflicts_with = "cohort")]
     t1gd: Option<PathBuf>,
+    /// A DICOM study instead: a folder, or a zip; its contrasts are found
+    #[arg(long, value_name = "DIR|ZIP", conflicts_with_all = ["cohort", "flair", "t1w", "t2w", "pdw", "t1gd"])]
+    dicom: Option<PathBuf>,
+    /// With --dicom: the series that is a contrast, such as flair=1.2.840.1 (repeat for others)
+    #[arg(long, value_name = "CONTRAST=UID", requires = "dicom", value_parser = wish)]
+    series: Vec<Wish>,
+    /// With --dicom: the site's rules on how it names its series (TOML)
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "dicom",
+        env = "DAWSON_SERIES_RULES"
+    )]
+    series_rules: Option<PathBuf>,
     /// A table of studies (CSV); the network stays loaded, a failed study does not stop the others
     #[arg(long, value_name = "FILE")]
     cohort: Option<PathBuf>,
@@ -116,6 +132,16 @@ struct SettingsArgs {
     outputs: Option<Vec<Output>>,
 }
 
+fn wish(text: &str) -> Result<Wish, String> {
+    let (name, uid) = text.split_once('=').unwrap_or_default();
+    let contrast = Contrast::parse(name);
+    let contrast = contrast.ok_or("must be a contrast, = and a SeriesInstanceUID")?;
+    Ok(Wish {
+        contrast,
+        series_instance_uid: uid.to_owned(),
+    })
+}
+
 fn voting(text: &str) -> Result<Voting, String> {
     named(text, &Voting::ALL, Voting::name)
 }
@@ -163,7 +189,7 @@ impl SettingsArgs {
         self.precision.unwrap_or(Precision::F32)
     }
 
-    fn resolve(&self, model: &Model) -> Result<Settings, Failure> {
+    fn resolve(&self, series: &[Wish], model: &Model) -> Result<Settings, Failure> {
         let asked = Asked {
             threshold: self.threshold,
             min_lesion_ml: self.min_lesion_ml,
@@ -176,6 +202,7 @@ impl SettingsArgs {
             anatomy: self.no_anatomy.then_some(false),
             precision: self.precision,
             outputs: self.outputs.clone(),
+            series: series.to_vec(),
         };
         Settings::resolve(&asked, &model.manifest)
             .map_err(|e| Failure::new(Code::InvalidOptions, e.to_string()))
@@ -186,7 +213,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (segmenter, model) = args
         .engine
         .open(&args.settings.model, args.settings.precision())?;
-    let settings = args.settings.resolve(&model)?;
+    let segmenter = match &args.series_rules {
+        Some(path) => segmenter.with_series_rules(series_rules_of(path)?),
+        None => segmenter,
+    };
+    let settings = args.settings.resolve(&args.series, &model)?;
     let work = Work {
         segmenter,
         model,
@@ -234,13 +265,13 @@ struct Work {
 }
 
 impl Work {
-    fn segment(&self, name: &str, files: Vec<ContrastFile>) -> Result<Segmentation, Failure> {
+    fn segment(&self, name: &str, input: impl Into<Input>) -> Result<Segmentation, Failure> {
         let bar = self.bar(name);
         let mut progress = |p: Progress| show(&bar, p);
         let cancel = Arc::new(Cancel::default());
         let outcome =
             self.segmenter
-                .segment(files, &self.model, &self.settings, &mut progress, &cancel);
+                .segment(input, &self.model, &self.settings, &mut progress, &cancel);
         bar.finish_and_clear();
         Ok(outcome?)
     }
@@ -301,8 +332,67 @@ fn write(folder: &Path, artifacts: &[Artifact], existing: Existing) -> Result<()
     Ok(())
 }
 
+/// A site's rules, as `--series-rules` and the setting `series_rules` name them.
+pub(super) fn series_rules_of(path: &Path) -> Result<Vec<SiteRule>, Failure> {
+    let bytes = files::read(path).map_err(|e| Failure::file(&e))?;
+    let wrong = |reason: String| {
+        let detail = format!("{}: {reason}", path.display());
+        Failure::new(Code::InvalidOptions, detail)
+    };
+    let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
+    series_rules(&text).map_err(|e| wrong(e.to_string()))
+}
+
+/// The files of a DICOM study: a zip, or all files of a folder and of those within it.
+fn dicom(path: &Path) -> Result<Input, Failure> {
+    if !path.is_dir() {
+        let zip = files::read(path).map_err(|e| Failure::file(&e))?;
+        return Ok(Input::DicomZip(zip));
+    }
+    let limits = dawson_imaging::dicom::Limits::CLINICAL;
+    let (mut folders, mut paths) = (vec![path.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let unread = |e| Failure::file(&files::named(&folder, &e));
+        for entry in std::fs::read_dir(&folder).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            // Links are not followed, so no folder is seen twice.
+            let kind = entry.file_type().map_err(unread)?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                paths.push(entry.path());
+            }
+        }
+        if paths.len() + folders.len() > limits.max_files {
+            let detail = format!(
+                "{} holds more than {} files",
+                path.display(),
+                limits.max_files
+            );
+            return Err(Failure::new(Code::ImageTooLarge, detail));
+        }
+    }
+    paths.sort();
+    let mut all = Vec::with_capacity(paths.len());
+    let mut left = limits.max_study_bytes as u64;
+    for path in &paths {
+        let unread = |e| Failure::file(&files::named(path, &e));
+        let bytes = std::fs::metadata(path).map_err(unread)?.len();
+        left = left.checked_sub(bytes).ok_or_else(|| {
+            let detail = format!("the study has more than {} bytes", limits.max_study_bytes);
+            Failure::new(Code::ImageTooLarge, detail)
+        })?;
+        all.push(files::read(path).map_err(|e| Failure::file(&e))?);
+    }
+    Ok(Input::Dicom(all))
+}
+
 fn one(args: &Args, work: &Work) -> Result<(), Failure> {
-    let found = work.segment("study", read(&args.files())?)?;
+    let input = match &args.dicom {
+        Some(path) => dicom(path)?,
+        None => read(&args.files())?.into(),
+    };
+    let found = work.segment("study", input)?;
     write(&args.out, &found.artifacts()?, work.existing)?;
     if args.json {
         return print_json(&found.report);

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::edge::Edge;
+use super::segment::series_rules_of;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
 use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, Secret, open_store};
@@ -304,12 +305,16 @@ fn open_networks(settings: &Settings) -> Result<Networks, Failure> {
         max_voxels: settings.get("max_voxels")?,
         max_bytes: settings.get("max_unpacked_bytes")?,
     };
+    let rules = match settings.optional::<PathBuf>("series_rules")? {
+        Some(path) => series_rules_of(&path)?,
+        None => Vec::new(),
+    };
     let named: String = settings.get("precision")?;
     let precision = Precision::ALL
         .into_iter()
         .find(|p| p.name() == named)
         .ok_or_else(|| settings.wrong("precision", "must be f32 or bf16"))?;
-    let segmenter = Segmenter::new(engine, limits);
+    let segmenter = Segmenter::new(engine, limits).with_series_rules(rules);
     Ok(Networks::open(folder, precision, segmenter)?)
 }
 

@@ -3,6 +3,7 @@
 //! Handlers only translate: a request into a call of [`crate::jobs`], its result into an answer.
 //! Every error that leaves is a problem, those of the framework included (`problem.rs`).
 mod access;
+mod dicom;
 mod extract;
 mod headers;
 mod limits;
@@ -51,6 +52,8 @@ pub struct HttpConfig {
     pub pace: Pace,
     /// The most parts of a form.
     pub max_parts: usize,
+    /// The most DICOM files of a form; they do not count as its parts.
+    pub max_dicom_parts: usize,
     /// The most bytes of one part.
     pub max_part_bytes: usize,
     /// The most bytes of a part's header, and of what stands before the first part.

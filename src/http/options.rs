@@ -1,5 +1,9 @@
 //! The options of a request: a JSON object, unknown fields refused.
+use std::collections::BTreeMap;
+
 use dawson_imaging::align::Align;
+use dawson_imaging::dicom::Wish;
+use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Manifest, Voting};
@@ -60,6 +64,9 @@ pub(super) struct Options {
     anatomy: Option<bool>,
     /// What to make besides the report.
     outputs: Option<Vec<OutputOption>>,
+    /// Which series of a DICOM study are which contrasts, by `SeriesInstanceUID`; the others are found.
+    #[schema(example = json!({"flair": "1.3.12.2.1107.5.2.43.1"}))]
+    series: Option<BTreeMap<String, String>>,
     /// Whether it goes before others; `urgent` needs a scope of its own where keys are asked for.
     pub(super) priority: Option<PriorityOption>,
     /// It is not begun later than so many seconds after it was acknowledged, but fails with `expired`.
@@ -169,6 +176,13 @@ impl Options {
                 "deadline_s",
                 late.map(|s| format!("deadline_s is {s}, must be 1 to {MAX_DEADLINE_S}")),
             ),
+            (
+                "series",
+                self.wishes().is_none().then(|| {
+                    "series must give contrasts (flair, t1w, t2w, pdw, t1gd) the UIDs of series"
+                        .to_owned()
+                }),
+            ),
         ];
         checks
             .into_iter()
@@ -227,6 +241,19 @@ impl Options {
             .collect()
     }
 
+    /// What `series` says; none if it names no contrast or gives no UID.
+    fn wishes(&self) -> Option<Vec<Wish>> {
+        let wish = |(name, uid): (&String, &String)| {
+            let plain = uid.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            let contrast = Contrast::parse(name)?;
+            (plain && (1..=64).contains(&uid.len())).then(|| Wish {
+                contrast,
+                series_instance_uid: uid.clone(),
+            })
+        };
+        self.series.iter().flatten().map(wish).collect()
+    }
+
     fn asked(&self) -> Asked {
         Asked {
             threshold: self.threshold,
@@ -266,6 +293,7 @@ impl Options {
                     })
                     .collect()
             }),
+            series: self.wishes().unwrap_or_default(),
         }
     }
 }
@@ -363,6 +391,10 @@ mod tests {
         let twice = Options::parse(r#"{"flips": true, "flips": false}"#).unwrap_err();
         assert!(twice[0].reason.contains("duplicate field"), "{twice:?}");
         assert!(read_options(r#"{"deadline_s": 0}"#).is_err());
+        assert!(read_options(r#"{"series": {"flair": "../1"}}"#).is_err());
+        assert!(read_options(r#"{"series": {"t3": "1.2"}}"#).is_err());
+        let asked = read_options(r#"{"series": {"t1w": "1.2.3"}}"#).unwrap();
+        assert_eq!(asked.series[0].series_instance_uid, "1.2.3");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! A part's first bytes are held against the NIfTI guard as soon as they are there. Once something is
 //! wrong nothing more is written, but the other parts are still looked at, so that the answer names all
 //! that is wrong. Nothing is kept of an upload that fails. What a client calls its files is not read.
+//!
+//! A study is either one NIfTI part for each contrast, or DICOM: a zip in the part `study`, or a part `dicom`
+//! for each file.
 use std::path::Path;
 
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
@@ -17,9 +20,11 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::HttpConfig;
+use super::dicom;
 use super::limits::FormRoom;
 use super::options::{Options, WrongOption};
 use super::problem::Failure;
+use crate::jobs::STUDY;
 use crate::store::StoredFile;
 use crate::telemetry;
 
@@ -34,6 +39,9 @@ pub(super) struct Arrived {
     /// The options as they were sent.
     pub(super) options_text: String,
 }
+
+/// The part of one DICOM file; it may come as often as a study has files.
+const DICOM: &str = "dicom";
 
 /// A form that is still to be read.
 pub(super) struct Form {
@@ -89,16 +97,30 @@ pub(super) async fn receive(
     let mut options: Option<String> = None;
     let mut seen: Vec<String> = Vec::new();
     let mut wrong: Vec<Failure> = Vec::new();
+    let mut dicom_parts: usize = 0;
     while let Some(part) = form.next(config).await? {
         let name = part.name().unwrap_or_default().to_owned();
         if seen.len() >= config.max_parts {
             let detail = format!("the form has more than {} parts", config.max_parts);
             return Err(Failure::new(Code::UnknownPart, detail));
         }
+        if name == DICOM {
+            dicom_parts += 1;
+            if dicom_parts > config.max_dicom_parts {
+                let detail = format!(
+                    "the form has more than {} dicom parts",
+                    config.max_dicom_parts
+                );
+                return Err(Failure::new(Code::BodyTooLarge, detail).at(DICOM));
+            }
+            let path = wrong.is_empty().then(|| dicom::place(folder, dicom_parts));
+            keep(part, &name, path.as_deref(), config).await?;
+            continue;
+        }
         let twice = seen.contains(&name);
         seen.push(name.clone());
         let is_contrast = Contrast::parse(&name).is_some();
-        if name != "options" && !is_contrast {
+        if name != "options" && name != STUDY && !is_contrast {
             wrong.push(unknown(&name));
             skip(part, config).await?;
         } else if twice {
@@ -115,11 +137,25 @@ pub(super) async fn receive(
                 }
                 Err(failure) => wrong.push(failure.at(&name)),
             }
+        } else if name == STUDY {
+            let path = wrong.is_empty().then(|| folder.join(STUDY));
+            inputs.extend(keep(part, &name, path.as_deref(), config).await?);
         } else {
             options = Some(text(part, config).await?);
         }
     }
-    if !seen.iter().any(|name| name == Contrast::Flair.name()) {
+    let zipped = seen.iter().any(|name| name == STUDY);
+    let contrasts = seen.iter().any(|name| Contrast::parse(name).is_some());
+    let kinds = [zipped, dicom_parts > 0, contrasts];
+    if kinds.iter().filter(|&&there| there).count() > 1 {
+        let detail =
+            "a study is either a part for each contrast, or the part study, or parts dicom";
+        wrong.push(Failure::new(Code::MalformedRequest, detail));
+    } else if dicom_parts > 0 && wrong.is_empty() {
+        inputs.push(packed(folder, dicom_parts).await?);
+    }
+    if kinds == [false; 3] || (contrasts && !seen.iter().any(|name| name == Contrast::Flair.name()))
+    {
         let missing = Failure::new(Code::MissingFlair, "the form has no part named flair");
         wrong.push(missing.at(Contrast::Flair.name()));
     }
@@ -153,11 +189,10 @@ pub(super) fn invalid_option(wrong: WrongOption) -> Failure {
 
 fn unknown(name: &str) -> Failure {
     let known: Vec<&str> = Contrast::ALL.iter().map(|c| c.name()).collect();
+    let known = known.join(", ");
     let shown: String = name.chars().take(60).filter(|c| !c.is_control()).collect();
-    let detail = format!(
-        "part '{shown}' is not known; known are {} and options",
-        known.join(", ")
-    );
+    let detail =
+        format!("part '{shown}' is not known; known are {known}, {STUDY}, {DICOM} and options");
     Failure::new(Code::UnknownPart, detail).at(&shown)
 }
 
@@ -261,6 +296,76 @@ async fn scan(
         sha256: hex::encode(hash.finalize()),
     };
     Ok(Ok((stored, header)))
+}
+
+/// Writes a part to the disk if there is a path, and hashes it.
+async fn keep(
+    mut part: Field<'_>,
+    name: &str,
+    path: Option<&Path>,
+    config: &HttpConfig,
+) -> Result<Option<StoredFile>, Failure> {
+    let Some(path) = path else {
+        skip(part, config).await?;
+        return Ok(None);
+    };
+    let unwritten = |e: std::io::Error| storage(name, &e);
+    let mut file = File::create(path).await.map_err(unwritten)?;
+    let mut hash = Sha256::new();
+    let mut bytes: usize = 0;
+    while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
+        bytes += chunk.len();
+        if bytes > config.max_part_bytes {
+            return Err(too_large(name, config.max_part_bytes));
+        }
+        hash.update(&chunk);
+        file.write_all(&chunk).await.map_err(unwritten)?;
+    }
+    file.flush().await.map_err(unwritten)?;
+    if name == STUDY {
+        file.sync_all().await.map_err(unwritten)?;
+    }
+    telemetry::part_arrived(name, bytes as u64);
+    Ok(Some(study_file(bytes as u64, hash)))
+}
+
+fn study_file(bytes: u64, hash: Sha256) -> StoredFile {
+    StoredFile {
+        name: STUDY.to_owned(),
+        media_type: "application/zip".to_owned(),
+        bytes,
+        sha256: hex::encode(hash.finalize()),
+    }
+}
+
+/// The `dicom` parts of a folder as one archive, so that a job has the same input however it was sent.
+async fn packed(folder: &Path, count: usize) -> Result<StoredFile, Failure> {
+    let folder = folder.to_owned();
+    let work = move || -> std::io::Result<StoredFile> {
+        let path = folder.join(STUDY);
+        dicom::pack(&folder, count, &path)?;
+        let mut hash = HashWriter(Sha256::new());
+        let bytes = std::io::copy(&mut std::fs::File::open(&path)?, &mut hash)?;
+        Ok(study_file(bytes, hash.0))
+    };
+    let packed = tokio::task::spawn_blocking(work).await;
+    packed
+        .map_err(|e| Failure::internal(&e))?
+        .map_err(|e| storage(DICOM, &e))
+}
+
+/// Hashes what is written to it.
+struct HashWriter(Sha256);
+
+impl std::io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn guard(head: &[u8], name: &str, limits: Limits) -> Result<Header, Failure> {

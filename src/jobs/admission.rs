@@ -6,13 +6,14 @@ use std::time::Duration;
 use dawson_imaging::nifti::Header;
 use dawson_imaging::study::Contrast;
 use dawson_inference::models::Model;
-use dawson_inference::pipeline::{Needs, Settings};
+use dawson_inference::pipeline::{Needs, ScanSize, Settings};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Error, Jobs, Kind, now_ms, to_the_end};
+use super::{Error, Jobs, Kind, STUDY, now_ms, to_the_end};
+use crate::files;
 use crate::store::{
-    Cost, Job, JobFiles, JobId, NewJob, Priority, Room, State, StoredFile, Submitted, Waiting,
+    self, Cost, Job, JobFiles, JobId, NewJob, Priority, Room, State, StoredFile, Submitted, Waiting,
 };
 use crate::telemetry;
 
@@ -59,11 +60,11 @@ impl Drop for Upload {
 /// A study that has arrived.
 #[derive(Debug)]
 pub struct Submission {
-    /// The folder with its files, named by contrast, synced.
+    /// The folder with its files, named by contrast or [`STUDY`], synced.
     pub upload: Upload,
     /// The files.
     pub inputs: Vec<StoredFile>,
-    /// Their headers.
+    /// Their headers; a DICOM study's are looked at when it is submitted.
     pub headers: Vec<(Contrast, Header)>,
     /// The API key of its caller.
     pub owner: Option<String>,
@@ -136,7 +137,7 @@ impl Jobs {
     /// if nobody waits for it any more.
     ///
     /// # Errors
-    /// [`Error::Model`], [`Error::Options`], [`Error::Settings`], [`Error::TooLarge`], [`Error::Full`],
+    /// [`Error::Model`], [`Error::Options`], [`Error::Settings`], [`Error::Study`], [`Error::TooLarge`], [`Error::Full`],
     /// [`Error::KeyMismatch`], [`Error::Store`]; the upload is gone then.
     pub async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Job, Error> {
         let jobs = Arc::clone(self);
@@ -185,7 +186,8 @@ impl Jobs {
         if let Some(url) = &submission.callback_url {
             self.config.callbacks.check(url).map_err(Error::Options)?;
         }
-        let cost = self.cost(submission, &model, &settings)?;
+        let scans = self.scans(submission, &settings).await?;
+        let cost = self.cost(submission, &scans, &model, &settings)?;
         let fingerprint = fingerprint(submission, &model, &settings);
         self.files
             .keep_upload(submission.upload.folder(), id, &submission.inputs)
@@ -213,22 +215,45 @@ impl Jobs {
         Ok(self.store.submit(new).await?)
     }
 
-    fn cost(
+    /// What the scans unpack to. A DICOM study is read and its series are chosen, so that what would fail only
+    /// once it is run is refused now; one study at a time, because all its files are held in memory.
+    async fn scans(
         &self,
         submission: &Submission,
-        model: &Model,
         settings: &Settings,
-    ) -> Result<Cost, Error> {
+    ) -> Result<Vec<ScanSize>, Error> {
+        if submission.inputs.iter().any(|input| input.name == STUDY) {
+            let _one_at_a_time = self.looking.lock().await;
+            let path = submission.upload.folder().join(STUDY);
+            let (networks, settings) = (self.networks(), settings.clone());
+            let look = move || {
+                let zip = files::read(&path).map_err(store::Error::File)?;
+                let chosen = networks.segmenter.select(&zip, &settings);
+                let selection = chosen.map_err(Error::Study)?;
+                Ok(selection.scans())
+            };
+            let looked = tokio::task::spawn_blocking(look).await;
+            return looked
+                .unwrap_or_else(|e| Err(store::Error::File(std::io::Error::other(e)).into()));
+        }
         let bytes_of = |contrast: Contrast| {
             let input = submission.inputs.iter().find(|i| i.name == contrast.name());
             input.map_or(0, |i| i.bytes)
         };
-        let scans: Vec<_> = submission
-            .headers
-            .iter()
-            .map(|(contrast, header)| (*contrast, header.clone(), bytes_of(*contrast)))
-            .collect();
-        let needs = Needs::of(&scans, &model.manifest, settings);
+        let headers = submission.headers.iter();
+        Ok(headers
+            .map(|(contrast, header)| ScanSize::of_header(*contrast, header, bytes_of(*contrast)))
+            .collect())
+    }
+
+    fn cost(
+        &self,
+        submission: &Submission,
+        scans: &[ScanSize],
+        model: &Model,
+        settings: &Settings,
+    ) -> Result<Cost, Error> {
+        let needs = Needs::of(scans, &model.manifest, settings);
         if needs.memory_bytes > self.config.memory_budget {
             return Err(Error::TooLarge {
                 needs_mb: needs.memory_bytes >> 20,

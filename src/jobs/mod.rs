@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use admission::{Submission, Upload};
 pub use callbacks::{CallbackConfig, Secret};
 use dawson_inference::models::{self, Model};
-use dawson_inference::pipeline::{Asked, Cancel, OutOfRange, Settings, model_code};
+use dawson_inference::pipeline::{self, Asked, Cancel, OutOfRange, Settings, model_code};
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
 pub use desk::Desk;
@@ -176,6 +176,9 @@ pub enum Error {
     /// An option out of its range.
     #[error(transparent)]
     Settings(OutOfRange),
+    /// A DICOM study that cannot be taken.
+    #[error(transparent)]
+    Study(pipeline::Error),
     /// The store failed.
     #[error(transparent)]
     Store(store::Error),
@@ -196,6 +199,7 @@ impl Error {
             Self::Model(error) => model_code(error),
             Self::Reload(_) => Code::ModelInvalid,
             Self::Options(_) | Self::Settings(_) => Code::InvalidOptions,
+            Self::Study(error) => error.code(),
             Self::Store(_) | Self::DiskFull { .. } => Code::StorageFailed,
         }
     }
@@ -229,6 +233,9 @@ struct Running {
     voxels: i64,
 }
 
+/// The input of a job that is a DICOM study, as a zip: its part in the form and its file on the disk.
+pub const STUDY: &str = "study";
+
 /// The jobs of this service.
 #[derive(Debug)]
 pub struct Jobs {
@@ -241,6 +248,8 @@ pub struct Jobs {
     config: JobsConfig,
     hub: events::Hub,
     running: Mutex<HashMap<(JobId, i64), Running>>,
+    /// Held while a DICOM study that arrives is looked at.
+    looking: tokio::sync::Mutex<()>,
     /// A job was queued.
     wake: Notify,
     /// A job with a callback has ended.
@@ -291,6 +300,7 @@ impl Jobs {
             config,
             hub: events::Hub::default(),
             running: Mutex::new(HashMap::new()),
+            looking: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             told: Notify::new(),
             survey_soon: AtomicBool::new(false),

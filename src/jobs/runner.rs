@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dawson_imaging::study::Contrast;
 use dawson_inference::models::Model;
-use dawson_inference::pipeline::{self, Artifact, Cancel, ContrastFile, Progress, Settings};
+use dawson_inference::pipeline::{self, Artifact, Cancel, ContrastFile, Input, Progress, Settings};
 use dawson_inference::problem::{Class, Code, Problem};
 use dawson_inference::report::Report;
 use serde_json::json;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::{Advance, Error, Jobs, Kind, Running, end_json, now_ms};
+use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, now_ms};
 use crate::store::{Job, JobId, State, StoredProgress};
 use crate::telemetry;
 
@@ -273,13 +273,13 @@ impl Jobs {
         let model = networks.registry.get(&job.model);
         let model = model.map_err(|e| ours(&Error::Model(e)))?;
         let settings = self.settings(&job.options, &model).map_err(|e| ours(&e))?;
-        let files = self.read_inputs(job).await.map_err(|e| ours(&e))?;
+        let input = self.read_inputs(job).await.map_err(|e| ours(&e))?;
         let (done, outcome) = oneshot::channel();
         let (report, progress) = watch::channel(None);
         let task = Task {
             model,
             settings,
-            files,
+            input,
             cancel: Arc::clone(cancel),
         };
         let span = tracing::Span::current();
@@ -296,7 +296,11 @@ impl Jobs {
         Ok((outcome, progress))
     }
 
-    async fn read_inputs(&self, job: &Job) -> Result<Vec<ContrastFile>, Error> {
+    async fn read_inputs(&self, job: &Job) -> Result<Input, Error> {
+        if job.inputs.iter().any(|input| input.name == STUDY) {
+            let zip = self.files.read_input(job.id, STUDY).await?;
+            return Ok(Input::DicomZip(zip.into()));
+        }
         let mut files = Vec::with_capacity(job.inputs.len());
         for input in &job.inputs {
             if let Some(contrast) = Contrast::parse(&input.name) {
@@ -307,7 +311,7 @@ impl Jobs {
                 });
             }
         }
-        Ok(files)
+        Ok(files.into())
     }
 
     /// Waits for the thread, keeps the lease meanwhile; `None` if the lease is lost. Either way the
@@ -523,7 +527,7 @@ impl Jobs {
 struct Task {
     model: Arc<Model>,
     settings: Settings,
-    files: Vec<ContrastFile>,
+    input: Input,
     cancel: Arc<Cancel>,
 }
 
@@ -536,7 +540,7 @@ impl Task {
         let Self {
             model,
             settings,
-            files,
+            input,
             cancel,
         } = self;
         let mut stage = None;
@@ -545,7 +549,7 @@ impl Task {
                 stage = Some(p.stage.name());
                 report.send_replace(Some(p));
             };
-            let found = segmenter.segment(files, &model, &settings, &mut progress, &cancel)?;
+            let found = segmenter.segment(input, &model, &settings, &mut progress, &cancel)?;
             Ok((found.artifacts()?, found.report))
         }));
         match computed {

@@ -4,6 +4,7 @@ Nothing is checked twice here: what an answer says is other tests' business. Thi
 described that cannot come, and that nothing can come that nobody ever saw."""
 import concurrent.futures
 import http.client
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, wait_until
@@ -101,6 +103,34 @@ def form(parts: dict[str, bytes], options: dict | None = None) -> tuple[bytes, s
     return body + b"--x-y-z--\r\n", "multipart/form-data; boundary=x-y-z"
 
 
+def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
+    """Explicit little endian."""
+    value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+    length = struct.pack("<HI", 0, len(value)) if vr == b"OW" else struct.pack("<H", len(value))
+    return struct.pack("<HH", group, number) + vr + length + value
+
+
+def slice_of(k: int, study: str = "1.2", ti: int = 2500, pixels: int = 64) -> bytes:
+    """An axial image of a FLAIR (or, without TI, of a T2)."""
+    texts = [(2, 0x10, b"UI", "1.2.840.10008.1.2.1"), (8, 0x16, b"UI", "1.2.840.10008.5.1.4.1.1.4"),
+             (8, 0x18, b"UI", f"1.2.3.{k + 1}"), (0x18, 0x20, b"CS", "SE\\IR" if ti else "SE"),
+             (0x18, 0x80, b"DS", "9000"), (0x18, 0x81, b"DS", "120"), (0x18, 0x82, b"DS", str(ti)),
+             (0x20, 0xD, b"UI", study), (0x20, 0xE, b"UI", "1.2.3"), (0x20, 0x32, b"DS", f"0\\0\\{8 * k}"),
+             (0x20, 0x37, b"DS", "1\\0\\0\\0\\1\\0"), (0x28, 4, b"CS", "MONOCHROME2"), (0x28, 0x30, b"DS", "8\\8")]
+    numbers = [(2, 1), (0x10, 8), (0x11, 8), (0x100, 16), (0x101, 16), (0x102, 15), (0x103, 0)]
+    return (bytes(128) + b"DICM" + b"".join(element(g, n, vr, text.encode()) for g, n, vr, text in texts)
+            + b"".join(element(0x28, n, b"US", struct.pack("<H", value)) for n, value in numbers)
+            + element(0x7FE0, 0x10, b"OW", bytes(2 * pixels)))
+
+
+def zipped(files: list[bytes]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zip_:
+        for n, file in enumerate(files):
+            zip_.writestr(str(n), file)
+    return archive.getvalue()
+
+
 def routes(job: str) -> list[tuple[str, str]]:
     one = f"/v1/segmentations/{job}"
     return [("GET", "/v1/models"), ("GET", "/v1/models/tiny-lesion"), ("POST", "/v1/models/reload"),
@@ -176,6 +206,15 @@ def test_what_a_study_can_come_to(tmp_path, seen, scan):
     for code, parts in broken.items():
         status, found, answer = seen.submit(service, parts, wait=60)
         assert code == (found or answer["error"]["code"]), (code, found, answer)
+    flair = [slice_of(k) for k in range(12)]
+    studies = {
+        "not_dicom": [b"%PDF"], "damaged_dicom": [slice_of(0, pixels=60)], "unusable_series": flair[:5] + flair[6:],
+        "several_studies": [*flair, slice_of(12, study="1.4")], "missing_flair": [slice_of(k, ti=0) for k in range(12)],
+        "damaged_archive": [zipped(flair)],
+    }
+    for code, files in studies.items():
+        assert seen.submit(service, {"study": zipped(files)})[1] == code
+    assert seen.submit(service, {"study": zipped(flair)}, {"series": {"flair": "1.5"}})[1] == "unknown_series"
     for code, options in {"invalid_options": {"treshold": 1}, "unknown_model": {"model": "nobody"}}.items():
         assert seen.submit(service, {"flair": scan}, options)[1] == code
     _, found, answer = seen.submit(service, {"flair": scan}, {"precision": "bf16"}, wait=60)

@@ -17,6 +17,7 @@ mod access;
 mod cli;
 mod corpus;
 mod determinism;
+mod dicom;
 mod edge;
 mod encodings;
 mod events;

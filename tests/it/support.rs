@@ -197,6 +197,7 @@ impl Service {
             max_body_bytes: options.max_body_bytes,
             pace: options.pace,
             max_parts: 16,
+            max_dicom_parts: 100,
             max_part_bytes: options.max_part_bytes,
             max_part_header_bytes: 16 << 10,
             max_options_bytes: 64 << 10,

@@ -79,6 +79,23 @@ codes! {
     /// in one file, fewer than three axes, a header without its data. Convert it to one 3D image of
     /// integers or floats.
     UnsupportedImage = "unsupported_image", Invalid, 422, 3, "This kind of image is not read";
+    /// None of the files is an MR image: of the classes MR, Enhanced MR and Legacy Converted Enhanced MR
+    /// of DICOM. Send all files of the examination, as they are or in one zip.
+    NotDicom = "not_dicom", Invalid, 422, 3, "No MR image among the files";
+    /// A DICOM file ends early, its lengths or sequences do not fit, or its pixels are not what its
+    /// header says. The detail counts the files from 1. Send it again, or export it again.
+    DamagedDicom = "damaged_dicom", Invalid, 422, 3, "A DICOM file is damaged";
+    /// The zip archive is damaged or encrypted, or holds another archive. Pack the files of one study
+    /// with deflate or without compression.
+    DamagedArchive = "damaged_archive", Invalid, 422, 3, "The zip archive cannot be read";
+    /// The images are of more than one examination. Send each study by itself.
+    SeveralStudies = "several_studies", Invalid, 422, 3, "The files are of several studies";
+    /// The series that is the FLAIR, or that the request names, is no volume that can be trusted: slices
+    /// are missing, doubled, uneven or sheared, positions are missing, or it is a mosaic. The detail says
+    /// which. Send the series whole, or name another one in the option series.
+    UnusableSeries = "unusable_series", Invalid, 422, 3, "A series cannot be used";
+    /// The option series names a series that is not in the study.
+    UnknownSeries = "unknown_series", Invalid, 422, 3, "A series is not in the study";
     /// The image has more voxels than a brain scan has. The limits stand in the configuration.
     ImageTooLarge = "image_too_large", Invalid, 413, 3, "The image is too large";
     /// The header's affine places no voxel in the world: it is singular, not finite, or its
@@ -89,12 +106,13 @@ codes! {
     /// By their headers, this contrast and the FLAIR show different places. Check that both are of
     /// the same patient and examination.
     ContrastElsewhere = "contrast_elsewhere", Invalid, 422, 3, "A contrast shows another place than the FLAIR";
-    /// Every study needs a FLAIR: the part or option named flair.
+    /// Every study needs a FLAIR: the part or option named flair, or a series of that kind in a DICOM
+    /// study. The option series can say which it is.
     MissingFlair = "missing_flair", Invalid, 422, 3, "The FLAIR is missing";
     /// A part of the form was sent twice.
     DuplicatePart = "duplicate_part", Invalid, 422, 3, "A part was sent twice";
     /// A part of the form has a name that is not known. Known are the contrasts (flair, t1w, t2w,
-    /// pdw, t1gd) and options.
+    /// pdw, t1gd), study and dicom for a DICOM study, and options.
     UnknownPart = "unknown_part", Invalid, 422, 3, "A part is not known";
     /// The options are no JSON object of the documented fields, or a value is out of its range.
     InvalidOptions = "invalid_options", Invalid, 422, 3, "The options are not valid";

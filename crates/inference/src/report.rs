@@ -68,6 +68,9 @@ pub struct EngineReport {
 pub struct StudyReport {
     /// FLAIR first.
     pub contrasts: Vec<ContrastReport>,
+    /// Every series of a DICOM study, and what became of it; absent for NIfTI.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<SeriesReport>,
     /// Shape of the grid on which the network saw the study (RAS+).
     pub grid_shape: [usize; 3],
     /// Its spacing.
@@ -76,6 +79,40 @@ pub struct StudyReport {
     pub foreground: String,
     /// Volume of that foreground.
     pub foreground_ml: f64,
+}
+
+/// A series of a DICOM study, or a part of one: each orientation, echo and time point is a stack of its own.
+/// Nothing that somebody typed is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SeriesReport {
+    /// Names it in the option `series`.
+    #[schema(example = "1.3.12.2.1107.5.2.43.1")]
+    pub series_instance_uid: String,
+    /// Which part of the series, from 1.
+    pub stack: usize,
+    /// Images or frames.
+    pub images: usize,
+    /// What it shows: a contrast, `localizer`, `echo_planar`, `projection`, `phase`, `susceptibility` or `other`.
+    pub class: String,
+    /// `low`, `high` or `stated` (by the caller or the site).
+    pub confidence: String,
+    /// The attributes that decided.
+    #[schema(example = json!(["EchoTime 120 ms", "InversionTime 2500 ms"]))]
+    pub because: Vec<String>,
+    /// Whether it was computed from other images.
+    pub derived: bool,
+    /// `chosen`, `runner_up`, `refused` (it is no volume), `excluded` (it shows no contrast of a study) or
+    /// `left_out` (by the site's rules).
+    pub decision: String,
+    /// The contrast that it was chosen or ran for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<String>,
+    /// Why it is no volume, in `snake_case`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same with its figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// One contrast as it was sent.
@@ -91,9 +128,9 @@ pub struct ContrastReport {
     pub orientation: String,
     /// The type of the stored numbers.
     pub datatype: String,
-    /// The header fields that place it: `sform`, `qform` or `pixdim`.
+    /// The header fields that place it: `sform`, `qform` or `pixdim`; `image_position_patient` in DICOM.
     pub affine_from: String,
-    /// SHA-256 of the file as it was sent.
+    /// SHA-256 of the file as it was sent; of a DICOM series, of its values (f32, little endian, i fastest).
     pub sha256: String,
     /// Whether the network saw it.
     pub used: bool,

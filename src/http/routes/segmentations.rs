@@ -30,13 +30,13 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
         .routes(routes!(cancel))
 }
 
-/// The form of a submission: one file for each contrast that there is.
+/// The form of a submission: one NIfTI file for each contrast that there is, or a DICOM study.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the form, which is read part by part")]
 struct StudyForm {
-    /// FLAIR, .nii or .nii.gz.
-    #[schema(value_type = String, format = Binary)]
-    flair: Vec<u8>,
+    /// FLAIR, .nii or .nii.gz; every study of NIfTI files has it.
+    #[schema(value_type = Option<String>, format = Binary)]
+    flair: Option<Vec<u8>>,
     /// T1-weighted, before contrast agent.
     #[schema(value_type = Option<String>, format = Binary)]
     t1w: Option<Vec<u8>>,
@@ -49,6 +49,12 @@ struct StudyForm {
     /// T1-weighted, after gadolinium.
     #[schema(value_type = Option<String>, format = Binary)]
     t1gd: Option<Vec<u8>>,
+    /// Instead of contrasts: a DICOM study as a zip; its contrasts are found.
+    #[schema(value_type = Option<String>, format = Binary)]
+    study: Option<Vec<u8>>,
+    /// Instead of contrasts: the files of a DICOM study, one part each.
+    #[schema(value_type = Option<Vec<String>>, format = Binary)]
+    dicom: Option<Vec<Vec<u8>>>,
     /// What shapes the result.
     options: Option<Options>,
 }
@@ -73,7 +79,7 @@ struct StudyForm {
         (status = 400, description = "malformed_request", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "body_too_large, image_too_large, study_too_large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "unsupported_media_type", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "not_nifti, damaged_image, unsupported_image, missing_flair, duplicate_part, unknown_part, invalid_options, unknown_model, idempotency_mismatch", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "not_nifti, damaged_image, unsupported_image, missing_flair, duplicate_part, unknown_part, not_dicom, damaged_dicom, damaged_archive, several_studies, unusable_series, unknown_series, invalid_options, unknown_model, idempotency_mismatch", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "queue_full", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "seconds"))),
         (status = 503, description = "shutting_down, storage_failed", body = Problem, content_type = "application/problem+json"),
     )

@@ -1,7 +1,7 @@
 //! Why a study has no result, and the code of each reason.
 use dawson_imaging::normalise::NoContrast;
 use dawson_imaging::study::Contrast;
-use dawson_imaging::{nifti, preview, study};
+use dawson_imaging::{dicom, nifti, preview, study};
 
 use super::settings::OutOfRange;
 use crate::models;
@@ -19,6 +19,23 @@ pub enum Error {
         contrast: Contrast,
         /// What is wrong with it.
         reason: nifti::Error,
+    },
+    /// Files that are no DICOM study.
+    #[error(transparent)]
+    Dicom(dicom::StudyError),
+    /// A zip archive that is not taken.
+    #[error(transparent)]
+    Archive(dicom::Error),
+    /// A study in which no series can be chosen.
+    #[error(transparent)]
+    Choice(dicom::NoChoice),
+    /// A series that was chosen, and cannot be decoded.
+    #[error("{contrast}: {reason}")]
+    Stack {
+        /// What it was chosen as.
+        contrast: Contrast,
+        /// What is wrong with it.
+        reason: dicom::Refusal,
     },
     /// A contrast that was given twice.
     #[error("{contrast} was given twice")]
@@ -78,12 +95,20 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Decode { reason, .. } => nifti_code(reason),
+            Self::Dicom(error) => study_code(error),
+            Self::Choice(dicom::NoChoice::UnknownSeries { .. }) => Code::UnknownSeries,
+            Self::Missing { .. } | Self::Choice(dicom::NoChoice::NoFlair { .. }) => {
+                Code::MissingFlair
+            }
+            // `NoChoice` may grow; what it adds is a series that cannot be taken.
+            Self::Stack { .. } | Self::Choice(_) => Code::UnusableSeries,
             Self::Duplicate { .. } => Code::DuplicatePart,
-            Self::Missing { .. } => Code::MissingFlair,
             Self::Study(study::Error::Elsewhere { .. }) => Code::ContrastElsewhere,
             Self::Study(study::Error::NothingThere(_)) | Self::Normalise { .. } => Code::NoContrast,
             Self::Study(study::Error::Grid(_)) => Code::InvalidAffine,
-            Self::Study(study::Error::FieldTooLarge { .. }) => Code::ImageTooLarge,
+            Self::Study(study::Error::FieldTooLarge { .. })
+            | Self::Archive(dicom::Error::TooMuch { .. }) => Code::ImageTooLarge,
+            Self::Archive(_) => Code::DamagedArchive,
             Self::TooManyLooks { .. } => Code::StudyTooLarge,
             Self::Settings(_) => Code::InvalidOptions,
             Self::Engine(error) => engine_code(error),
@@ -136,6 +161,23 @@ pub fn nifti_code(error: &nifti::Error) -> Code {
         // A pair's header, other axes, several volumes, other types; `nifti::Error` may grow, and what it
         // adds is a kind of image not read.
         _ => Code::UnsupportedImage,
+    }
+}
+
+/// The code of files that are no study.
+fn study_code(error: &dicom::StudyError) -> Code {
+    use dicom::StudyError as E;
+    match error {
+        E::NoImages { .. } => Code::NotDicom,
+        E::SeveralStudies => Code::SeveralStudies,
+        E::TooLarge { .. } => Code::ImageTooLarge,
+        E::File { reason, .. } => match reason {
+            dicom::Error::TooMuch { .. } => Code::ImageTooLarge,
+            dicom::Error::Syntax { .. } => Code::UnsupportedImage,
+            _ => Code::DamagedDicom,
+        },
+        // `StudyError` may grow; what it adds is a study that is not read.
+        _ => Code::DamagedDicom,
     }
 }
 

@@ -1,15 +1,17 @@
 //! From files to contrasts that lie on one another: what was sent, checked, decoded, aligned, and written down.
 use dawson_imaging::brain::Extent;
-use dawson_imaging::nifti::{self, AffineSource, Scan, SpatialFields};
+use dawson_imaging::dicom::Source;
+use dawson_imaging::nifti::{self, AffineSource, SpatialFields};
 use dawson_imaging::resample::Resampling;
 use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{ContrastFile, Error, Run, error};
+use super::dicom::Selection;
+use super::{ContrastFile, Error, Input, Run, error};
 use crate::models::Model;
-use crate::report::{AlignmentReport, ContrastReport, Warning};
+use crate::report::{AlignmentReport, ContrastReport, SeriesReport, Warning};
 
 /// Sform and qform may disagree by this much before it is reported.
 const DISAGREEMENT_MM: f64 = 0.1;
@@ -17,19 +19,16 @@ const DISAGREEMENT_MM: f64 = 0.1;
 const FULL_COVERAGE: f64 = 0.95;
 
 /// Each contrast once, and all that the model requires.
-pub(super) fn check_contrasts(files: &[ContrastFile], model: &Model) -> Result<(), Error> {
-    for (n, file) in files.iter().enumerate() {
-        if files[..n]
-            .iter()
-            .any(|other| other.contrast == file.contrast)
-        {
+fn check_contrasts(sent: &[Contrast], model: &Model) -> Result<(), Error> {
+    for (n, contrast) in sent.iter().enumerate() {
+        if sent[..n].contains(contrast) {
             return Err(Error::Duplicate {
-                contrast: file.contrast,
+                contrast: *contrast,
             });
         }
     }
     for &contrast in &model.manifest.input.required {
-        if !files.iter().any(|file| file.contrast == contrast) {
+        if !sent.contains(&contrast) {
             return Err(Error::Missing {
                 contrast,
                 model: model.id(),
@@ -39,14 +38,58 @@ pub(super) fn check_contrasts(files: &[ContrastFile], model: &Model) -> Result<(
     Ok(())
 }
 
-/// A file and what was in it.
+/// What was sent of a contrast, whatever its format.
 pub(super) struct Decoded {
-    contrast: Contrast,
-    scan: Scan,
-    sha256: String,
+    pub(super) contrast: Contrast,
+    pub(super) volume: Volume<f32>,
+    pub(super) spatial: SpatialFields,
+    /// The type of the stored numbers.
+    pub(super) datatype: &'static str,
+    /// The fields that place it.
+    pub(super) affine_from: &'static str,
+    /// How far apart two such fields put a corner.
+    pub(super) disagreement_mm: Option<f64>,
+    /// Whether left and right are known.
+    pub(super) orientation_known: bool,
+    pub(super) non_finite: usize,
+    pub(super) sha256: String,
 }
 
-pub(super) fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decoded>, Error> {
+/// What was taken in.
+pub(super) struct Taken {
+    /// FLAIR first.
+    pub(super) decoded: Vec<Decoded>,
+    /// The series of the FLAIR, if it is DICOM.
+    pub(super) source: Option<Source>,
+    /// Every series of a DICOM study, and what became of it.
+    pub(super) series: Vec<SeriesReport>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Decodes what was sent, once it is known that the model's contrasts are there.
+pub(super) fn take(input: Input, run: Run<'_>) -> Result<Taken, Error> {
+    let wishes = &run.settings.series;
+    let selection = match input {
+        Input::Contrasts(files) => {
+            let contrasts: Vec<Contrast> = files.iter().map(|file| file.contrast).collect();
+            check_contrasts(&contrasts, run.model)?;
+            return Ok(Taken {
+                decoded: decode(files, run)?,
+                source: None,
+                series: Vec::new(),
+                warnings: Vec::new(),
+            });
+        }
+        Input::Dicom(files) => Selection::of(files, wishes, run.rules)?,
+        Input::DicomZip(zip) => Selection::of_zip(&zip, wishes, run.rules)?,
+    };
+    let taken = selection.decode(wishes)?;
+    let contrasts: Vec<Contrast> = taken.decoded.iter().map(|scan| scan.contrast).collect();
+    check_contrasts(&contrasts, run.model)?;
+    Ok(taken)
+}
+
+fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decoded>, Error> {
     let mut decoded: Vec<Decoded> = files
         .into_par_iter()
         .map(|ContrastFile { contrast, bytes }| {
@@ -55,7 +98,13 @@ pub(super) fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decod
                 .map_err(|reason| Error::Decode { contrast, reason })?;
             Ok(Decoded {
                 contrast,
-                scan,
+                spatial: scan.header.spatial,
+                datatype: scan.header.datatype.name(),
+                affine_from: scan.placement.source.name(),
+                disagreement_mm: scan.placement.disagreement_mm,
+                orientation_known: scan.placement.source != AffineSource::Pixdim,
+                non_finite: scan.non_finite,
+                volume: scan.volume,
                 sha256,
             })
         })
@@ -66,18 +115,14 @@ pub(super) fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decod
 
 pub(super) fn header_warnings(decoded: &[Decoded]) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    for Decoded { contrast, scan, .. } in decoded {
-        let about = Some(*contrast);
-        if let Some(mm) = scan
-            .placement
-            .disagreement_mm
-            .filter(|mm| *mm > DISAGREEMENT_MM)
-        {
+    for scan in decoded {
+        let about = Some(scan.contrast);
+        if let Some(mm) = scan.disagreement_mm.filter(|mm| *mm > DISAGREEMENT_MM) {
             let detail =
                 format!("sform and qform put a corner {mm:.2} mm apart; the sform was used");
             warnings.push(error::warning("affine_disagreement", about, detail));
         }
-        if scan.placement.source == AffineSource::Pixdim {
+        if !scan.orientation_known {
             let detail =
                 "neither sform nor qform is set, so left and right are not known".to_owned();
             warnings.push(error::warning("orientation_unknown", about, detail));
@@ -111,16 +156,12 @@ pub(super) fn unpack(
     let mut contrasts = Vec::new();
     let mut others = Vec::new();
     let mut flair = None;
-    for Decoded {
-        contrast,
-        scan,
-        sha256,
-    } in decoded
-    {
+    for scan in decoded {
+        let contrast = scan.contrast;
         let used = model.manifest.input.contrasts.contains(&contrast);
-        contrasts.push(contrast_report(contrast, &scan, sha256, used));
+        contrasts.push(contrast_report(&scan, used));
         if contrast == Contrast::Flair {
-            flair = Some((scan.volume, scan.header.spatial));
+            flair = Some((scan.volume, scan.spatial));
         } else if used {
             others.push(Sent::by_header(contrast, scan.volume));
         } else {
@@ -144,16 +185,16 @@ pub(super) fn unpack(
     })
 }
 
-fn contrast_report(contrast: Contrast, scan: &Scan, sha256: String, used: bool) -> ContrastReport {
-    let grid = scan.placement.grid;
+fn contrast_report(scan: &Decoded, used: bool) -> ContrastReport {
+    let grid = scan.volume.grid();
     ContrastReport {
-        contrast: contrast.name().to_owned(),
+        contrast: scan.contrast.name().to_owned(),
         shape: grid.shape(),
         spacing_mm: grid.spacing_mm(),
         orientation: grid.orientation().to_string(),
-        datatype: scan.header.datatype.name().to_owned(),
-        affine_from: scan.placement.source.name().to_owned(),
-        sha256,
+        datatype: scan.datatype.to_owned(),
+        affine_from: scan.affine_from.to_owned(),
+        sha256: scan.sha256.clone(),
         used,
         resampled: false,
         coverage: 0.0,

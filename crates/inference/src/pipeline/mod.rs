@@ -7,6 +7,7 @@ mod account;
 mod anatomy;
 mod artifacts;
 mod clock;
+mod dicom;
 mod error;
 mod infer;
 mod intake;
@@ -22,6 +23,7 @@ pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
 pub use clock::{Progress, Stage};
 use dawson_imaging::brain::Extent;
+use dawson_imaging::dicom::{SiteRule, Source};
 use dawson_imaging::lesions::{CountingRule, Lesions};
 use dawson_imaging::nifti::{Limits, SpatialFields};
 use dawson_imaging::normalise::{Scale, normalise};
@@ -30,11 +32,10 @@ use dawson_imaging::regions::{self, Place};
 use dawson_imaging::resample::{nearest, resample};
 use dawson_imaging::study::{self, Contrast, Study};
 use dawson_imaging::volume::Volume;
+pub use dicom::{RulesError, Selection, series_rules};
 pub use error::{Error, engine_code, model_code, nifti_code};
-use intake::{
-    Unpacked, align, check_contrasts, decode, describe_placement, header_warnings, unpack,
-};
-pub use needs::Needs;
+use intake::{Taken, Unpacked, align, describe_placement, header_warnings, take, unpack};
+pub use needs::{Needs, ScanSize};
 use rayon::prelude::*;
 pub use settings::{Asked, OutOfRange, Output, Settings};
 
@@ -52,12 +53,30 @@ pub struct ContrastFile {
     pub bytes: Vec<u8>,
 }
 
+/// A study as it was sent.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// One NIfTI file for each contrast.
+    Contrasts(Vec<ContrastFile>),
+    /// The files of a DICOM study; the contrasts are found among its series.
+    Dicom(Vec<Vec<u8>>),
+    /// The same, as a zip archive.
+    DicomZip(Vec<u8>),
+}
+
+impl From<Vec<ContrastFile>> for Input {
+    fn from(files: Vec<ContrastFile>) -> Self {
+        Self::Contrasts(files)
+    }
+}
+
 /// What computes studies: an engine, which its clones share, and what a scan may unpack to.
 #[derive(Debug, Clone)]
 pub struct Segmenter {
     engine: Arc<Engine>,
     limits: Limits,
     anatomy: Option<Arc<AnatomyModel>>,
+    rules: Vec<SiteRule>,
 }
 
 /// What a study is run with.
@@ -68,6 +87,7 @@ struct Run<'a> {
     engine: &'a Engine,
     limits: Limits,
     anatomy: Option<&'a Arc<AnatomyModel>>,
+    rules: &'a [SiteRule],
 }
 
 /// The result of a study.
@@ -81,6 +101,8 @@ pub struct Segmentation {
     pub probability: Volume<f32>,
     /// The lesions on the FLAIR's own grid.
     pub lesions: Lesions,
+    /// The DICOM series that the FLAIR was made of; none for NIfTI.
+    pub source: Option<Source>,
     /// What was found, and how.
     pub report: Report,
     /// The brain on the FLAIR's own grid, if it is known.
@@ -99,7 +121,22 @@ impl Segmenter {
             engine: Arc::new(engine),
             limits,
             anatomy: None,
+            rules: Vec::new(),
         }
+    }
+
+    /// Chooses the series of DICOM studies by a site's rules before its own.
+    #[must_use]
+    pub fn with_series_rules(self, rules: Vec<SiteRule>) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// Reads the headers of a zipped DICOM study and chooses its series; nothing is decoded.
+    ///
+    /// # Errors
+    /// [`Error::Archive`], [`Error::Dicom`], [`Error::Choice`]: what [`Segmenter::segment`] would say.
+    pub fn select(&self, zip: &[u8], settings: &Settings) -> Result<Selection, Error> {
+        Selection::of_zip(zip, &settings.series, &self.rules)
     }
 
     /// Finds the brain in a head, and the regions of lesions, by an anatomy network.
@@ -160,7 +197,7 @@ impl Segmenter {
     /// [`Error`]; [`Error::Cancelled`] soon after `cancel` was asked for.
     pub fn segment(
         &self,
-        files: Vec<ContrastFile>,
+        input: impl Into<Input>,
         model: &Arc<Model>,
         settings: &Settings,
         progress: &mut dyn FnMut(Progress),
@@ -172,13 +209,14 @@ impl Segmenter {
             engine: &self.engine,
             limits: self.limits,
             anatomy: self.anatomy.as_ref().filter(|_| settings.anatomy),
+            rules: &self.rules,
         };
-        segment(files, run, progress, cancel)
+        segment(input.into(), run, progress, cancel)
     }
 }
 
 fn segment(
-    files: Vec<ContrastFile>,
+    input: Input,
     run: Run<'_>,
     progress: &mut dyn FnMut(Progress),
     cancel: &Arc<Cancel>,
@@ -186,9 +224,13 @@ fn segment(
     let mut clock = Clock::start(progress, cancel);
 
     clock.enter(Stage::Decode)?;
-    check_contrasts(&files, run.model)?;
-    let decoded = decode(files, run)?;
-    let mut warnings = header_warnings(&decoded);
+    let Taken {
+        decoded,
+        source,
+        series,
+        mut warnings,
+    } = take(input, run)?;
+    warnings.extend(header_warnings(&decoded));
 
     let Unpacked {
         flair,
@@ -259,13 +301,10 @@ fn segment(
         engine: engine_report(run),
         study: StudyReport {
             contrasts,
+            series,
             grid_shape: study.grid.shape(),
             grid_spacing_mm: study.grid.spacing_mm(),
-            foreground: match study.extent {
-                Extent::Brain => "brain".to_owned(),
-                Extent::Head => "head".to_owned(),
-                Extent::Extracted => "extracted".to_owned(),
-            },
+            foreground: foreground(study.extent).to_owned(),
             foreground_ml: foreground_ml(&study),
         },
         settings: settings_report(run.settings, &inferred),
@@ -284,12 +323,22 @@ fn segment(
         spatial,
         probability,
         lesions,
+        source,
         report,
         brain,
         places,
         frame,
         outputs,
     })
+}
+
+/// The name of an extent in the report.
+fn foreground(extent: Extent) -> &'static str {
+    match extent {
+        Extent::Brain => "brain",
+        Extent::Head => "head",
+        Extent::Extracted => "extracted",
+    }
 }
 
 /// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times

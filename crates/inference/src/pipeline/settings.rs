@@ -5,6 +5,7 @@
 use std::num::NonZeroUsize;
 
 use dawson_imaging::align::Align;
+use dawson_imaging::dicom::Wish;
 use dawson_imaging::vote::Weighting;
 
 use crate::engine::Precision;
@@ -35,6 +36,8 @@ pub struct Asked {
     pub anatomy: Option<bool>,
     /// What to make besides the report.
     pub outputs: Option<Vec<Output>>,
+    /// Which series of a DICOM study are which contrasts; the others are found.
+    pub series: Vec<Wish>,
 }
 
 /// A file that a result can have.
@@ -106,6 +109,8 @@ pub struct Settings {
     pub outputs: Vec<Output>,
     /// Whether these outputs were asked for one by one.
     pub outputs_named: bool,
+    /// Which series of a DICOM study are which contrasts; the others are found.
+    pub series: Vec<Wish>,
 }
 
 /// A value that a request may not have.
@@ -182,6 +187,7 @@ impl Settings {
             anatomy: asked.anatomy.unwrap_or(true),
             outputs,
             outputs_named: asked.outputs.is_some(),
+            series: asked.series.clone(),
         })
     }
 }
