@@ -5,7 +5,9 @@ described that cannot come, and that nothing can come that nobody ever saw."""
 import concurrent.futures
 import http.client
 import json
+import random
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -13,7 +15,7 @@ import sys
 import time
 
 import pytest
-from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, wait_until
+from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, phantom, wait_until
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 import seeds  # noqa: E402
@@ -183,6 +185,24 @@ def test_what_a_study_can_come_to(tmp_path, seen, scan):
     twice = body.replace(b"--x-y-z--\r\n", b"") + body
     assert seen.ask(service, "POST", "/v1/segmentations", twice, Content_Type=kind)[1] == "duplicate_part"
     assert seen.ask(service, "DELETE", one)[0] == 204
+    service.stop()
+
+
+def test_what_is_no_head_or_two(tmp_path, seen):
+    """By the shipped anatomy network, which the tests' own folder of models lacks."""
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "tests/fixtures/models", models)
+    shutil.copytree(ROOT / "models/brain-anatomy", models / "brain-anatomy")
+    head = phantom(tmp_path / "head", "flair")["flair"].read_bytes()
+    # Values from 1 to 63 in no order, in a volume as large as a head.
+    chance = random.Random(1)
+    shape = (91, 101, 91)
+    noise = seeds.header(shape=shape) + bytes(chance.randrange(1, 64) * (n % 2 == 0) for n in range(2 * 91 * 101 * 91))
+    flags = [str(models) if flag == str(ROOT / "tests/fixtures/models") else flag for flag in TINY]
+    service = Service(tmp_path / "s", *flags)
+    for code, parts in {"no_head": {"flair": noise}, "another_head": {"flair": head, "t1w": noise}}.items():
+        _, found, answer = seen.submit(service, parts, wait=300)
+        assert code == (found or answer["error"]["code"]), (code, found, answer)
     service.stop()
 
 

@@ -10,13 +10,14 @@ mod clock;
 mod error;
 mod infer;
 mod intake;
+mod looks;
 mod needs;
 mod quality;
 mod settings;
 
 use std::sync::Arc;
 
-use account::{engine_report, foreground_ml, lesions_report, settings_report};
+use account::{engine_report, lesions_report, settings_report, study_report};
 use anatomy::Seen;
 pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
@@ -41,7 +42,7 @@ pub use settings::{Asked, OutOfRange, Output, Settings};
 pub use crate::engine::Cancel;
 use crate::engine::{Engine, EngineInfo, Precision};
 use crate::models::{self, AnatomyModel, Model, golden};
-use crate::report::{ModelReport, NOTICE, Report, SCHEMA, StudyReport};
+use crate::report::{ModelReport, NOTICE, Report, SCHEMA};
 
 /// One contrast's file.
 #[derive(Debug, Clone)]
@@ -204,13 +205,19 @@ fn segment(
     let cut = study::cut(&flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
     let Seen {
         cut,
-        anatomy,
+        anatomy: told,
         network_s: anatomy_network_s,
     } = anatomy::see(&flair, cut, run, cancel, &mut warnings)?;
 
     clock.enter(Stage::Assemble)?;
     let mut study = cut.assemble(others).map_err(Error::Study)?;
     describe_placement(&study, &mut contrasts, &mut warnings);
+    if let Some(told) = &told {
+        looks::judge(told, &study, &mut contrasts, &mut warnings)?;
+    }
+    let anatomy = told
+        .filter(|told| told.is_believed)
+        .map(|told| told.anatomy);
 
     clock.enter(Stage::Normalise)?;
     let scale = normalise_all(&mut study, run.model)?;
@@ -233,17 +240,19 @@ fn segment(
     let places = anatomy
         .as_ref()
         .map_or_else(Vec::new, |anatomy| regions::places(&lesions, anatomy));
-    let brain = (study.extent != Extent::Head).then(|| nearest(&study.brain, flair.grid(), 0));
-    quality::flag(
+    let foreground = nearest(&study.brain, flair.grid(), 0);
+    let seen = quality::flag(
         &quality::Looked {
             flair: &flair,
-            brain: brain.as_ref(),
+            foreground: &foreground,
+            extent: study.extent,
             probability: &probability,
             lesions: &lesions,
             threshold: run.settings.threshold,
         },
         &mut warnings,
     );
+    let brain = (study.extent != Extent::Head).then_some(foreground);
     if anatomy.is_none() {
         warnings.extend(anatomy::missing_outputs(run.settings));
     }
@@ -257,17 +266,7 @@ fn segment(
             sha256: run.model.sha256().to_owned(),
         },
         engine: engine_report(run),
-        study: StudyReport {
-            contrasts,
-            grid_shape: study.grid.shape(),
-            grid_spacing_mm: study.grid.spacing_mm(),
-            foreground: match study.extent {
-                Extent::Brain => "brain".to_owned(),
-                Extent::Head => "head".to_owned(),
-                Extent::Extracted => "extracted".to_owned(),
-            },
-            foreground_ml: foreground_ml(&study),
-        },
+        study: study_report(&study, contrasts, seen),
         settings: settings_report(run.settings, &inferred),
         lesions: lesions_report(&lesions, &places, rule),
         anatomy: anatomy
