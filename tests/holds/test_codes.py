@@ -6,6 +6,7 @@ import concurrent.futures
 import http.client
 import io
 import json
+import random
 import re
 import shutil
 import socket
@@ -16,7 +17,7 @@ import time
 import zipfile
 
 import pytest
-from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, wait_until
+from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, phantom, wait_until
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 import seeds  # noqa: E402
@@ -235,6 +236,24 @@ def test_what_networks_that_are_read_again_bring(tmp_path, seen):
     status, code, answer = seen.ask(service, "POST", "/v1/models/reload")
     assert (status, code) == (503, "model_invalid") and str(tmp_path).encode() not in answer
     assert seen.ask(service, "GET", "/v1/models")[0] == 200
+    service.stop()
+
+
+def test_what_is_no_head_or_two(tmp_path, seen):
+    """By the shipped anatomy network, which the tests' own folder of models lacks."""
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "tests/fixtures/models", models)
+    shutil.copytree(ROOT / "models/brain-anatomy", models / "brain-anatomy")
+    head = phantom(tmp_path / "head", "flair")["flair"].read_bytes()
+    # Values from 1 to 63 in no order, in a volume as large as a head.
+    chance = random.Random(1)
+    shape = (91, 101, 91)
+    noise = seeds.header(shape=shape) + bytes(chance.randrange(1, 64) * (n % 2 == 0) for n in range(2 * 91 * 101 * 91))
+    flags = [str(models) if flag == str(ROOT / "tests/fixtures/models") else flag for flag in TINY]
+    service = Service(tmp_path / "s", *flags)
+    for code, parts in {"no_head": {"flair": noise}, "another_head": {"flair": head, "t1w": noise}}.items():
+        _, found, answer = seen.submit(service, parts, wait=300)
+        assert code == (found or answer["error"]["code"]), (code, found, answer)
     service.stop()
 
 

@@ -160,6 +160,8 @@ fn quantile(values: &mut [f32], share: f64) -> Option<f32> {
 pub struct Anatomy {
     /// The likeliest part of each voxel, its place in [`Part::ALL`].
     pub parts: Volume<u8>,
+    /// How likely that part is, 0 to 1.
+    pub likelihood: Volume<f32>,
     /// The probability of brain: tissue, and the fluid within reach of it. One piece.
     pub brain: Volume<f32>,
 }
@@ -175,11 +177,12 @@ impl Anatomy {
         let voxels = grid.voxels();
         let of = |class: usize| &probabilities[class * voxels..(class + 1) * voxels];
         let mut parts = Volume::filled(grid, 0_u8);
-        let mut best = vec![f32::NEG_INFINITY; voxels];
+        let mut likelihood = Volume::filled(grid, f32::NEG_INFINITY);
         let mut brain = Volume::filled(grid, 0.0_f32);
         for (class, part) in classes.iter().enumerate() {
             let code = Part::ALL.iter().position(|p| p == part).unwrap_or(0) as u8;
-            let cells = best
+            let cells = likelihood
+                .samples_mut()
                 .iter_mut()
                 .zip(parts.samples_mut())
                 .zip(brain.samples_mut());
@@ -197,7 +200,11 @@ impl Anatomy {
             add_fluid(&mut brain, of(fluid), &core, fluid_within_mm);
         }
         keep_one_piece(&mut brain);
-        Self { parts, brain }
+        Self {
+            parts,
+            likelihood,
+            brain,
+        }
     }
 
     /// The offsets of a part's voxels.
@@ -208,6 +215,14 @@ impl Anatomy {
         all.filter(|(_, likeliest)| **likeliest == code)
             .map(|(at, _)| at)
             .collect()
+    }
+
+    /// The offsets of those of a part's voxels that belong to it with a probability of at least `least`.
+    #[must_use]
+    pub fn sure_voxels_of(&self, part: Part, least: f32) -> Vec<usize> {
+        let mut voxels = self.voxels_of(part);
+        voxels.retain(|at| self.likelihood.samples()[*at] >= least);
+        voxels
     }
 
     /// The volume of a part.

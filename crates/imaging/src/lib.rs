@@ -3,6 +3,7 @@
 
 pub mod align;
 pub mod anatomy;
+pub mod appearance;
 pub mod brain;
 mod chance;
 pub mod components;
@@ -13,6 +14,7 @@ pub mod grid;
 mod gzip;
 pub mod lesions;
 pub mod nifti;
+pub mod noise;
 pub mod normalise;
 pub mod phantom;
 pub mod preview;

@@ -151,6 +151,7 @@ mod tests {
         });
         Anatomy {
             brain: parts.map(|_| 1.0),
+            likelihood: parts.map(|_| 1.0),
             parts,
         }
     }

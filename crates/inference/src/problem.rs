@@ -106,6 +106,12 @@ codes! {
     /// By their headers, this contrast and the FLAIR show different places. Check that both are of
     /// the same patient and examination.
     ContrastElsewhere = "contrast_elsewhere", Invalid, 422, 3, "A contrast shows another place than the FLAIR";
+    /// The anatomy network finds no head on the FLAIR: a phantom, another part of the body, or noise. Send the
+    /// FLAIR of the head; a result without the anatomy network is to be had with the option anatomy: false.
+    NoHead = "no_head", Invalid, 422, 3, "There is no head on the FLAIR";
+    /// A contrast cannot be laid on the FLAIR, and the parts of the FLAIR's head are not to be seen on it: it is of
+    /// another head. Check that both are of the same patient, or leave it out.
+    AnotherHead = "another_head", Invalid, 422, 3, "A contrast shows another head than the FLAIR";
     /// Every study needs a FLAIR: the part or option named flair, or a series of that kind in a DICOM
     /// study. The option series can say which it is.
     MissingFlair = "missing_flair", Invalid, 422, 3, "The FLAIR is missing";

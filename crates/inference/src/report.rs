@@ -79,6 +79,13 @@ pub struct StudyReport {
     pub foreground: String,
     /// Volume of that foreground.
     pub foreground_ml: f64,
+    /// Median of the foreground for the noise on the FLAIR; absent if no noise is on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal_to_noise: Option<f64>,
+    /// How much brighter the air beside the head is than diagonally off it, for the median of the brain;
+    /// absent if the FLAIR holds too little air, or was stripped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ghosting: Option<f64>,
 }
 
 /// A series of a DICOM study, or a part of one: each orientation, echo and time point is a stack of its own.
@@ -141,6 +148,22 @@ pub struct ContrastReport {
     /// How it was laid on the FLAIR; absent for the FLAIR, and where headers were to be believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alignment: Option<AlignmentReport>,
+    /// What its tissues say of its contrast; absent without an anatomy network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appearance: Option<AppearanceReport>,
+}
+
+/// How bright the parts of the head are for one another on a contrast.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AppearanceReport {
+    /// The share of pairs of voxels in which fluid is brighter than white matter, 0 to 1: low on FLAIR and T1,
+    /// high on T2, one half where nothing is to be told. Absent if too little fluid was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fluid_over_white: Option<f64>,
+    /// The same of the cortex: low on T1, about one half or more on FLAIR, high on T2.
+    pub cortex_over_white: f64,
+    /// The share of cortex and white matter where it is exactly 0 or does not reach, 0 to 1.
+    pub empty: f64,
 }
 
 /// How a contrast was laid on the FLAIR.

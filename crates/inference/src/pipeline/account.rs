@@ -1,14 +1,37 @@
 //! What the report says of a study's result.
+use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::{CountingRule, Lesions};
 use dawson_imaging::regions::Place;
 use dawson_imaging::study::Study;
 
-use super::{Run, Settings, infer};
-use crate::report::{BoxReport, EngineReport, LesionReport, LesionsReport, SettingsReport};
+use super::{Run, Settings, infer, quality};
+use crate::report::{
+    BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, SeriesReport,
+    SettingsReport, StudyReport,
+};
 
-pub(super) fn foreground_ml(study: &Study) -> f64 {
+pub(super) fn study_report(
+    study: &Study,
+    contrasts: Vec<ContrastReport>,
+    series: Vec<SeriesReport>,
+    seen: quality::Figures,
+) -> StudyReport {
+    let foreground = match study.extent {
+        Extent::Brain => "brain",
+        Extent::Head => "head",
+        Extent::Extracted => "extracted",
+    };
     let voxels = study.brain.samples().iter().filter(|&&m| m != 0).count();
-    voxels as f64 * study.grid.voxel_ml()
+    StudyReport {
+        contrasts,
+        series,
+        grid_shape: study.grid.shape(),
+        grid_spacing_mm: study.grid.spacing_mm(),
+        foreground: foreground.to_owned(),
+        foreground_ml: voxels as f64 * study.grid.voxel_ml(),
+        signal_to_noise: seen.signal_to_noise,
+        ghosting: seen.ghosting,
+    }
 }
 
 pub(super) fn engine_report(run: Run<'_>) -> EngineReport {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::bounded;
 use dawson_imaging::anatomy::{self, Anatomy, Part};
+use dawson_imaging::appearance::Appearance;
 use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::Lesions;
 use dawson_imaging::regions::{Place, Region, TOUCH_MM};
@@ -10,13 +11,16 @@ use dawson_imaging::study::{self, Cut};
 use dawson_imaging::volume::Volume;
 
 use super::infer::receive;
-use super::{Error, Output, Run, Settings, error};
+use super::{Error, Output, Run, Settings, error, looks};
 use crate::engine::{Cancel, Patch, Precision};
 use crate::models::AnatomyModel;
 use crate::report::{AnatomyReport, ModelReport, RegionReport, Warning};
 
-/// Brains that are not within this have been found wrongly, millilitres.
+/// Whole brains are within this, millilitres.
 const PLAUSIBLE_ML: std::ops::RangeInclusive<f64> = 700.0..=2200.0;
+
+/// Less than this is no brain to speak of, be it cut off or not, millilitres.
+const LEAST_ML: f64 = 200.0;
 
 /// The most voxels of a head that is looked at: at 2 mm, 320 mm a side.
 const MOST_VOXELS: usize = 160 * 160 * 160;
@@ -26,9 +30,18 @@ pub(super) struct Seen {
     /// The FLAIR, cut to the brain if it was found.
     pub(super) cut: Cut,
     /// The parts, if an anatomy network was asked.
-    pub(super) anatomy: Option<Anatomy>,
+    pub(super) anatomy: Option<Told>,
     /// Seconds inside the network.
     pub(super) network_s: f64,
+}
+
+/// What the anatomy network told.
+pub(super) struct Told {
+    pub(super) anatomy: Anatomy,
+    /// How the parts show on the FLAIR.
+    pub(super) flair: Appearance,
+    /// Whether the brain is of human size, or what was scanned of it.
+    pub(super) is_believed: bool,
 }
 
 /// Asks the anatomy network, if there is one, and cuts the FLAIR to the brain that it finds.
@@ -66,9 +79,9 @@ pub(super) fn see(
             network_s: 0.0,
         });
     };
+    let flair = looks::of_flair(&view, &anatomy)?;
     let brain_ml = anatomy.brain_ml();
-    let plausible = PLAUSIBLE_ML.contains(&brain_ml);
-    if !plausible {
+    if !PLAUSIBLE_ML.contains(&brain_ml) {
         let detail = format!(
             "the anatomy network finds {brain_ml:.0} ml of brain; {:.0} to {:.0} ml are human",
             PLAUSIBLE_ML.start(),
@@ -76,15 +89,22 @@ pub(super) fn see(
         );
         warnings.push(error::warning("brain_implausible", None, detail));
     }
+    // A part of a brain is one, if its tissues look like it.
+    let is_believed = (LEAST_ML..=*PLAUSIBLE_ML.end()).contains(&brain_ml)
+        && (PLAUSIBLE_ML.contains(&brain_ml) || flair.look().is_some());
     // What the sender stripped is believed; a head is cut to the brain that was found in it.
-    let cut = if plausible && !is_stripped {
+    let cut = if is_believed && !is_stripped {
         cut.extracted(&anatomy.brain).map_err(Error::Study)?
     } else {
         cut
     };
     Ok(Seen {
         cut,
-        anatomy: Some(anatomy).filter(|_| plausible),
+        anatomy: Some(Told {
+            anatomy,
+            flair,
+            is_believed,
+        }),
         network_s,
     })
 }

@@ -3,6 +3,7 @@ use dawson_imaging::normalise::NoContrast;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::{dicom, nifti, preview, study};
 
+use super::looks::{AnotherHead, NoHead};
 use super::settings::OutOfRange;
 use crate::models;
 use crate::problem::{Class, Code, Problem};
@@ -54,6 +55,17 @@ pub enum Error {
     /// Contrasts that do not make a study.
     #[error(transparent)]
     Study(study::Error),
+    /// What is on the FLAIR is no head.
+    #[error("flair: {0}")]
+    NoHead(NoHead),
+    /// A contrast of another head.
+    #[error("{contrast}: {reason}")]
+    AnotherHead {
+        /// The contrast.
+        contrast: Contrast,
+        /// What was seen.
+        reason: AnotherHead,
+    },
     /// A brain without contrast.
     #[error("{contrast}: {reason}")]
     Normalise {
@@ -109,6 +121,8 @@ impl Error {
             Self::Study(study::Error::FieldTooLarge { .. })
             | Self::Archive(dicom::Error::TooMuch { .. }) => Code::ImageTooLarge,
             Self::Archive(_) => Code::DamagedArchive,
+            Self::NoHead(_) => Code::NoHead,
+            Self::AnotherHead { .. } => Code::AnotherHead,
             Self::TooManyLooks { .. } => Code::StudyTooLarge,
             Self::Settings(_) => Code::InvalidOptions,
             Self::Engine(error) => engine_code(error),

@@ -1,4 +1,5 @@
 //! From files to contrasts that lie on one another: what was sent, checked, decoded, aligned, and written down.
+use dawson_imaging::align::Similarities;
 use dawson_imaging::brain::Extent;
 use dawson_imaging::dicom::Source;
 use dawson_imaging::nifti::{self, AffineSource, SpatialFields};
@@ -15,6 +16,9 @@ use crate::report::{AlignmentReport, ContrastReport, SeriesReport, Warning};
 
 /// Sform and qform may disagree by this much before it is reported.
 const DISAGREEMENT_MM: f64 = 0.1;
+/// Two contrasts of one head tell at least this many times as much of each other as with the head turned away by 45
+/// degrees. Measured: 1.9 to 3.9 for 12 real pairs of one head, 1.2 to 1.8 for 10 of two.
+const SAME_HEAD: f64 = 1.7;
 /// A contrast that covers less of the brain than this is reported.
 const FULL_COVERAGE: f64 = 0.95;
 
@@ -199,6 +203,7 @@ fn contrast_report(scan: &Decoded, used: bool) -> ContrastReport {
         resampled: false,
         coverage: 0.0,
         alignment: None,
+        appearance: None,
     }
 }
 
@@ -216,6 +221,19 @@ pub(super) fn align(
             let detail = format!("its alignment to the FLAIR is doubtful: {doubt}");
             warnings.push(error::warning(
                 "alignment_doubtful",
+                Some(other.contrast),
+                detail,
+            ));
+        }
+        let Similarities { after, astray, .. } = alignment.similarity;
+        if alignment.doubt.is_none() && after < SAME_HEAD * astray {
+            let detail = format!(
+                "it may be of another head: laid on the FLAIR, the two tell {:.2} times as much of each other as with \
+                 the head turned away; {SAME_HEAD} times is usual for one head",
+                after / astray
+            );
+            warnings.push(error::warning(
+                "another_head_suspected",
                 Some(other.contrast),
                 detail,
             ));

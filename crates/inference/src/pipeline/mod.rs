@@ -11,13 +11,14 @@ mod dicom;
 mod error;
 mod infer;
 mod intake;
+mod looks;
 mod needs;
 mod quality;
 mod settings;
 
 use std::sync::Arc;
 
-use account::{engine_report, foreground_ml, lesions_report, settings_report};
+use account::{engine_report, lesions_report, settings_report, study_report};
 use anatomy::Seen;
 pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
@@ -42,7 +43,7 @@ pub use settings::{Asked, OutOfRange, Output, Settings};
 pub use crate::engine::{Cancel, Precision};
 use crate::engine::{Engine, EngineInfo};
 use crate::models::{self, AnatomyModel, Model, golden};
-use crate::report::{ModelReport, NOTICE, Report, SCHEMA, StudyReport};
+use crate::report::{ModelReport, NOTICE, Report, SCHEMA};
 
 /// One contrast's file.
 #[derive(Debug, Clone)]
@@ -246,13 +247,19 @@ fn segment(
     let cut = study::cut(&flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
     let Seen {
         cut,
-        anatomy,
+        anatomy: told,
         network_s: anatomy_network_s,
     } = anatomy::see(&flair, cut, run, cancel, &mut warnings)?;
 
     clock.enter(Stage::Assemble)?;
     let mut study = cut.assemble(others).map_err(Error::Study)?;
     describe_placement(&study, &mut contrasts, &mut warnings);
+    if let Some(told) = &told {
+        looks::judge(told, &study, &mut contrasts, &mut warnings)?;
+    }
+    let anatomy = told
+        .filter(|told| told.is_believed)
+        .map(|told| told.anatomy);
 
     clock.enter(Stage::Normalise)?;
     let scale = normalise_all(&mut study, run.model)?;
@@ -275,17 +282,19 @@ fn segment(
     let places = anatomy
         .as_ref()
         .map_or_else(Vec::new, |anatomy| regions::places(&lesions, anatomy));
-    let brain = (study.extent != Extent::Head).then(|| nearest(&study.brain, flair.grid(), 0));
-    quality::flag(
+    let foreground = nearest(&study.brain, flair.grid(), 0);
+    let seen = quality::flag(
         &quality::Looked {
             flair: &flair,
-            brain: brain.as_ref(),
+            foreground: &foreground,
+            extent: study.extent,
             probability: &probability,
             lesions: &lesions,
             threshold: run.settings.threshold,
         },
         &mut warnings,
     );
+    let brain = (study.extent != Extent::Head).then_some(foreground);
     if anatomy.is_none() {
         warnings.extend(anatomy::missing_outputs(run.settings));
     }
@@ -299,14 +308,7 @@ fn segment(
             sha256: run.model.sha256().to_owned(),
         },
         engine: engine_report(run),
-        study: StudyReport {
-            contrasts,
-            series,
-            grid_shape: study.grid.shape(),
-            grid_spacing_mm: study.grid.spacing_mm(),
-            foreground: foreground(study.extent).to_owned(),
-            foreground_ml: foreground_ml(&study),
-        },
+        study: study_report(&study, contrasts, series, seen),
         settings: settings_report(run.settings, &inferred),
         lesions: lesions_report(&lesions, &places, rule),
         anatomy: anatomy
@@ -333,14 +335,6 @@ fn segment(
 }
 
 /// The name of an extent in the report.
-fn foreground(extent: Extent) -> &'static str {
-    match extent {
-        Extent::Brain => "brain",
-        Extent::Head => "head",
-        Extent::Extracted => "extracted",
-    }
-}
-
 /// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times
 /// as large.
 const STEPS: f32 = 16384.0;

@@ -2,7 +2,9 @@
 //!
 //! Nothing here hides a result. What scans should be like is taken from MAGNIMS-CMSC-NAIMS 2021 (Wattjes et
 //! al., Lancet Neurol 20:653): FLAIR in 3D at 1 mm, or slices of at most 3 mm without gaps.
+use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::Lesions;
+use dawson_imaging::noise;
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
 
@@ -22,16 +24,31 @@ const UNDECIDED: f32 = 0.1;
 /// More undecided voxels than this share of the decided ones.
 const MOST_UNDECIDED: f64 = 0.5;
 
+/// Noise of more than the tenth part of the signal: a lesion that is by a half brighter than white matter then stands
+/// out by five times the noise, which the eye needs (Rose, J. Opt. Soc. Am. 38:196, 1948).
+const LEAST_SIGNAL_TO_NOISE: f64 = 10.0;
+/// More ghost than this share of the brain's signal. The American College of Radiology allows 0.025 of a phantom.
+const MOST_GHOSTING: f64 = 0.025;
+
 /// What is looked at, all on the FLAIR's own grid.
 pub(super) struct Looked<'a> {
     pub(super) flair: &'a Volume<f32>,
-    pub(super) brain: Option<&'a Volume<u8>>,
+    /// The brain, or the head.
+    pub(super) foreground: &'a Volume<u8>,
+    pub(super) extent: Extent,
     pub(super) probability: &'a Volume<f32>,
     pub(super) lesions: &'a Lesions,
     pub(super) threshold: f32,
 }
 
-pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) {
+/// The figures that were found.
+#[derive(Clone, Copy)]
+pub(super) struct Figures {
+    pub(super) signal_to_noise: Option<f64>,
+    pub(super) ghosting: Option<f64>,
+}
+
+pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) -> Figures {
     let mut flag = |code: &'static str, detail: String| {
         warnings.push(error::warning(code, None, detail));
     };
@@ -48,7 +65,8 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) {
         let detail = format!("voxels of {in_plane:.1} mm in plane: about 1 mm is recommended");
         flag("coarse_voxels", detail);
     }
-    if let Some(side) = looked.brain.and_then(cut_off) {
+    let brain = Some(looked.foreground).filter(|_| looked.extent != Extent::Head);
+    if let Some(side) = brain.and_then(cut_off) {
         let detail =
             format!("the brain reaches the {side} face of the FLAIR: a part of it was not scanned");
         flag("field_of_view_clipped", detail);
@@ -80,6 +98,30 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) {
             share * 100.0
         );
         flag("undecided", detail);
+    }
+    let signal_to_noise = noise::signal_to_noise(looked.flair, looked.foreground);
+    if let Some(ratio) = signal_to_noise.filter(|ratio| *ratio < LEAST_SIGNAL_TO_NOISE) {
+        let detail = format!(
+            "the brain's signal is {ratio:.1} times the noise, at least {LEAST_SIGNAL_TO_NOISE} is wanted: small \
+             and faint lesions are lost in it"
+        );
+        flag("noisy", detail);
+    }
+    // Air that a sender cut away says nothing; nor does the head's box where no brain is known.
+    let ghosting = brain
+        .filter(|_| looked.extent == Extent::Extracted)
+        .and_then(|brain| noise::ghosting(looked.flair, brain));
+    if let Some(share) = ghosting.filter(|share| *share > MOST_GHOSTING) {
+        let detail = format!(
+            "the air beside the head is brighter than off it by {:.1} % of the brain's signal: ghosts of the head, \
+             by motion or flow, lie over the brain too",
+            share * 100.0
+        );
+        flag("ghosting", detail);
+    }
+    Figures {
+        signal_to_noise,
+        ghosting,
     }
 }
 
@@ -157,7 +199,8 @@ mod tests {
         let mut warnings = Vec::new();
         let looked = Looked {
             flair: &flair,
-            brain: Some(&brain),
+            foreground: &brain,
+            extent: Extent::Brain,
             probability: &probability,
             lesions: &lesions,
             threshold: 0.5,
