@@ -100,12 +100,16 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
 
 /// All that `dawson-imaging` may link: numbers in, numbers out.
 const IMAGING_LINKS: &[&str] = &[
+    "dicom-core",
+    "dicom-dictionary-std",
+    "dicom-object",
     "embedded-graphics",
     "flate2",
     "glam",
     "nifti",
     "png",
     "rayon",
+    "sha2",
     "thiserror",
 ];
 

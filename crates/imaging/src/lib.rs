@@ -6,6 +6,7 @@ pub mod anatomy;
 pub mod brain;
 mod chance;
 pub mod components;
+pub mod dicom;
 mod distance;
 pub mod evaluate;
 pub mod grid;

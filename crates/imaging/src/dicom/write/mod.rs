@@ -1,0 +1,510 @@
+//! What was found, as DICOM objects: segmentations, measurements, a page to read, and pictures.
+//!
+//! Values in, the bytes of Part 10 files out: no clock and no file, so that a repeated job gives the same
+//! bytes under the same identifiers. Everything lies on the slices of the source FLAIR and names them, the
+//! network and its SHA-256. The objects and their rules:
+//!
+//! - [`Writer::burden`]: BINARY Segmentation (PS3.3 A.51), one segment for all lesions and one for each
+//!   region that has any;
+//! - [`Writer::each_lesion`]: the same with one segment per lesion;
+//! - [`Writer::label_map`]: Label Map Segmentation, for archives that take it;
+//! - [`Writer::measurements`]: Comprehensive 3D SR by TID 1500 (PS3.16);
+//! - [`Writer::document`]: Encapsulated PDF (PS3.3 A.45.1), one page;
+//! - [`Writer::captures`]: Secondary Capture images (PS3.3 A.8.1) with the outlines drawn in.
+//!
+//! Nothing here reads what it did not write: the bytes from outside end in the rooms beside this one.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "all sizes come from a grid that was checked when it was made, none from a file"
+)]
+
+mod capture;
+mod codes;
+mod dataset;
+mod modules;
+mod page;
+mod pdf;
+mod seg;
+mod sr;
+mod uid;
+
+use dicom_dictionary_std::uids;
+use glam::{DAffine3, DMat3, DVec3};
+use sha2::{Digest, Sha256};
+
+use super::Source;
+use crate::grid::{Grid, GridError};
+use crate::lesions::{Lesion, Lesions};
+use crate::preview;
+use crate::regions::{Place, Region};
+use crate::resample::reorder;
+use crate::volume::Volume;
+
+pub use capture::Captured;
+pub use uid::Uid;
+
+/// Stands on every page and picture, and in every segmentation and report.
+pub const NOTICE: &str = "Research software. Not for diagnostic use.";
+
+/// Slices may lie this far from an even stack, in millimetres.
+const SAME_PLACE_MM: f64 = 0.01;
+/// Boxes of grids may differ by so much and be the same, in millimetres: less than half a voxel.
+const SAME_BOX_MM: f64 = 0.05;
+
+/// Why an object was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source describes no grid.
+    #[error("the source series makes no grid: {0}")]
+    SourceGrid(GridError),
+    /// A slice does not lie where an even stack has it.
+    #[error("slice {slice} of the source lies {off_mm:.3} mm from its place in an even stack")]
+    SourceSlice {
+        /// From 0, in the source's order.
+        slice: usize,
+        /// How far away.
+        off_mm: f64,
+    },
+    /// Volumes are not on the source's voxels.
+    #[error("the {what} is not on the source's grid: {found:?} voxels, its box {off_mm:.3} mm off")]
+    Grid {
+        /// `lesions` or `FLAIR`.
+        what: &'static str,
+        /// The shape of what was given.
+        found: [usize; 3],
+        /// How far a corner of its box is from the source's.
+        off_mm: f64,
+    },
+    /// As many places as lesions, or none, must be given.
+    #[error("{places} places for {lesions} lesions")]
+    Places {
+        /// Given.
+        places: usize,
+        /// Found.
+        lesions: usize,
+    },
+    /// A segment's number is 16 bits.
+    #[error("{lesions} lesions are more than the {most} segments of an object")]
+    TooManyLesions {
+        /// Found.
+        lesions: usize,
+        /// The most that can be numbered.
+        most: usize,
+    },
+    /// Not a date and time of day.
+    #[error("{text:?} is not a moment as YYYYMMDDHHMMSS")]
+    Moment {
+        /// What was given.
+        text: String,
+    },
+    /// A picture could not be drawn.
+    #[error("no picture: {0}")]
+    Picture(preview::Error),
+    /// The encoder refused the object.
+    #[error("{kind:?} could not be encoded: {what}")]
+    Encode {
+        /// Which object.
+        kind: Kind,
+        /// What the encoder says.
+        what: String,
+    },
+}
+
+/// A network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Model<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// SHA-256 of its file, 64 hexadecimal digits.
+    pub sha256: &'a str,
+}
+
+/// What made the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeBy<'a> {
+    /// The version of the program.
+    pub version: &'a str,
+    /// The network that found the lesions.
+    pub model: Model<'a>,
+    /// The network that told the regions, if one did.
+    pub anatomy: Option<Model<'a>>,
+    /// How lesions are counted, and the settings of the run, in a sentence or two.
+    pub method: &'a str,
+}
+
+/// Something to know before believing the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag<'a> {
+    /// Stable code.
+    pub code: &'a str,
+    /// What was found.
+    pub detail: &'a str,
+}
+
+/// A date and time of day, given by the caller: when the result was computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    date: String,
+    time: String,
+}
+
+impl Moment {
+    /// Reads `YYYYMMDDHHMMSS`.
+    ///
+    /// # Errors
+    /// [`Error::Moment`] if it is anything else.
+    ///
+    /// ```
+    /// # use dawson_imaging::dicom::write::Moment;
+    /// assert!(Moment::parse("20260102101500").is_ok());
+    /// assert!(Moment::parse("20261302101500").is_err());
+    /// ```
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::Moment {
+            text: text.to_owned(),
+        };
+        let digits = text.len() == 14 && text.bytes().all(|b| b.is_ascii_digit());
+        let (date, time) = digits.then(|| text.split_at(8)).ok_or_else(wrong)?;
+        let number = |of: &str, from: usize| of[from..from + 2].parse::<u8>().ok();
+        let within = |n: Option<u8>, from: u8, to: u8| n.is_some_and(|n| (from..=to).contains(&n));
+        let fits = within(number(date, 4), 1, 12)
+            && within(number(date, 6), 1, 31)
+            && within(number(time, 0), 0, 23)
+            && within(number(time, 2), 0, 59)
+            && within(number(time, 4), 0, 60);
+        if !fits {
+            return Err(wrong());
+        }
+        Ok(Self {
+            date: date.to_owned(),
+            time: time.to_owned(),
+        })
+    }
+}
+
+/// All that the objects of one result are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Findings<'a> {
+    /// The series of the FLAIR, on whose slices the results lie.
+    pub source: &'a Source,
+    /// The other series that the network saw.
+    pub also_seen: &'a [&'a Source],
+    /// The FLAIR, on its source's grid.
+    pub flair: &'a Volume<f32>,
+    /// The lesions, on the same grid; its axes may stand in another order.
+    pub lesions: &'a Lesions,
+    /// Where each of them lies; empty if that is not known.
+    pub places: &'a [Place],
+    /// The box of the head, and which values are black and white.
+    pub frame: preview::Frame,
+    /// What made the result.
+    pub made_by: MadeBy<'a>,
+    /// What to know before believing it.
+    pub flags: &'a [Flag<'a>],
+    /// When it was computed.
+    pub computed: &'a Moment,
+}
+
+/// Which object of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Segmentation of all lesions, and of those of each region.
+    Burden,
+    /// Segmentation with a segment for each lesion.
+    EachLesion,
+    /// Label map with a label for each lesion.
+    LabelMap,
+    /// Measurements.
+    Measurements,
+    /// A page to read.
+    Document,
+    /// A slice with outlines.
+    Capture,
+}
+
+impl Kind {
+    /// Every kind, in the order of their series' numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Burden,
+        Self::EachLesion,
+        Self::LabelMap,
+        Self::Measurements,
+        Self::Document,
+        Self::Capture,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Burden => "dicom_seg",
+            Self::EachLesion => "dicom_seg_lesions",
+            Self::LabelMap => "dicom_seg_labelmap",
+            Self::Measurements => "dicom_sr",
+            Self::Document => "dicom_pdf",
+            Self::Capture => "dicom_sc",
+        }
+    }
+
+    /// SOP Class UID (PS3.4 B.5).
+    #[must_use]
+    pub fn sop_class_uid(self) -> &'static str {
+        match self {
+            Self::Burden | Self::EachLesion => uids::SEGMENTATION_STORAGE,
+            Self::LabelMap => uids::LABEL_MAP_SEGMENTATION_STORAGE,
+            Self::Measurements => uids::COMPREHENSIVE3_DSR_STORAGE,
+            Self::Document => uids::ENCAPSULATED_PDF_STORAGE,
+            Self::Capture => uids::SECONDARY_CAPTURE_IMAGE_STORAGE,
+        }
+    }
+
+    /// Modality (PS3.3 C.7.3.1.1.1).
+    #[must_use]
+    pub fn modality(self) -> &'static str {
+        match self {
+            Self::Burden | Self::EachLesion | Self::LabelMap => "SEG",
+            Self::Measurements => "SR",
+            Self::Document => "DOC",
+            Self::Capture => "MR",
+        }
+    }
+
+    /// Series Number; high, so that results stand behind what the scanner made.
+    #[must_use]
+    pub fn series_number(self) -> usize {
+        901 + self as usize
+    }
+
+    /// Series Description.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Burden => "Dawson MS lesions",
+            Self::EachLesion => "Dawson MS lesions, one segment each",
+            Self::LabelMap => "Dawson MS lesions, label map",
+            Self::Measurements => "Dawson MS lesion measurements",
+            Self::Document => "Dawson MS lesion report",
+            Self::Capture => "Dawson MS lesions, outlines on FLAIR",
+        }
+    }
+}
+
+/// One DICOM object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Which one.
+    pub kind: Kind,
+    /// A name for its file, ending in `.dcm`.
+    pub name: String,
+    /// SOP Instance UID.
+    pub sop_instance_uid: Uid,
+    /// Series Instance UID.
+    pub series_instance_uid: Uid,
+    /// The bytes of the file (PS3.10 section 7), Explicit VR Little Endian.
+    pub file: Vec<u8>,
+}
+
+/// Makes the objects of one result.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    findings: Findings<'a>,
+    grid: Grid,
+    /// Lesion ids on the source's grid: columns, rows, slices.
+    ids: Volume<u32>,
+    flair: Volume<f32>,
+    /// SHA-256 over all that shaped the result.
+    digest: [u8; 32],
+}
+
+impl<'a> Writer<'a> {
+    /// Checks that what was found lies on the source's slices.
+    ///
+    /// # Errors
+    /// [`Error::SourceGrid`], [`Error::SourceSlice`], [`Error::Grid`], [`Error::Places`],
+    /// [`Error::TooManyLesions`].
+    pub fn new(findings: Findings<'a>) -> Result<Self, Error> {
+        let grid = grid_of(findings.source)?;
+        let lesions = findings.lesions.items.len();
+        let places = findings.places.len();
+        if places != 0 && places != lesions {
+            return Err(Error::Places { places, lesions });
+        }
+        // Segments 1 to 65535 can be numbered.
+        let most = usize::from(u16::MAX);
+        if lesions > most {
+            return Err(Error::TooManyLesions { lesions, most });
+        }
+        let ids = on_grid("lesions", &findings.lesions.instances, &grid, 0)?;
+        let flair = on_grid("FLAIR", findings.flair, &grid, 0.0)?;
+        let digest = digest_of(&findings, &ids);
+        Ok(Self {
+            findings,
+            grid,
+            ids,
+            flair,
+            digest,
+        })
+    }
+
+    /// The Tracking Identifier and Tracking Unique Identifier of a lesion, equal in SEG and SR.
+    ///
+    /// The identifier says the lesion's number in the report. The UID follows from the lesion's voxels, the
+    /// source and the network, so that a repetition tracks the same lesion.
+    #[must_use]
+    pub fn tracking(&self, lesion: &Lesion) -> (String, Uid) {
+        let mut voxels = Sha256::new();
+        for (offset, &id) in self.ids.samples().iter().enumerate() {
+            if id == lesion.id {
+                voxels.update((offset as u64).to_be_bytes());
+            }
+        }
+        let uid = self.uid("lesion", &voxels.finalize());
+        (format!("Lesion {}", lesion.id), uid)
+    }
+
+    /// The same of all lesions together, or of those of a region.
+    #[must_use]
+    pub fn tracking_all(&self, region: Option<Region>) -> (String, Uid) {
+        let name = region.map_or("all", Region::name);
+        let uid = self.uid("lesions", name.as_bytes());
+        (label_of(region).to_owned(), uid)
+    }
+
+    fn uid(&self, kind: &str, part: &[u8]) -> Uid {
+        let source = self.findings.source;
+        let parts = [
+            source.study_instance_uid.as_bytes(),
+            source.series_instance_uid.as_bytes(),
+            self.findings.made_by.model.sha256.as_bytes(),
+            part,
+        ];
+        Uid::of(kind, &parts)
+    }
+
+    fn series(&self, kind: Kind) -> Uid {
+        self.uid(kind.name(), &self.digest)
+    }
+
+    fn region(&self, lesion: &Lesion) -> Option<Region> {
+        let place = (lesion.id as usize).checked_sub(1)?;
+        Some(self.findings.places.get(place)?.region)
+    }
+
+    /// The lesions of a region, or all.
+    fn of_region(&self, region: Option<Region>) -> Vec<&'a Lesion> {
+        let all = self.findings.lesions.items.iter();
+        all.filter(|lesion| region.is_none() || self.region(lesion) == region)
+            .collect()
+    }
+
+    /// The regions that have lesions.
+    fn regions(&self) -> Vec<Region> {
+        let mut regions = Region::ALL.to_vec();
+        regions.retain(|&region| !self.of_region(Some(region)).is_empty());
+        regions
+    }
+}
+
+/// What a segment of lesions is called.
+fn label_of(region: Option<Region>) -> &'static str {
+    match region {
+        None => "MS lesions",
+        Some(Region::Periventricular) => "Periventricular lesions",
+        Some(Region::Juxtacortical) => "Juxtacortical lesions",
+        Some(Region::Infratentorial) => "Infratentorial lesions",
+        Some(Region::DeepWhiteMatter) => "Deep white matter lesions",
+    }
+}
+
+/// The grid of a source: i along rows, j along columns, k over slices (PS3.3 C.7.6.2.1.1), in RAS+.
+fn grid_of(source: &Source) -> Result<Grid, Error> {
+    let place = |at: [f64; 3]| DVec3::new(-at[0], -at[1], at[2]);
+    let [a, b, c, d, e, f] = source.orientation;
+    let (along_row, along_column) = (place([a, b, c]), place([d, e, f]));
+    let [between_rows, between_columns] = source.pixel_spacing_mm;
+    let n = source.images.len();
+    let positions: Vec<DVec3> = source.images.iter().map(|i| place(i.position_mm)).collect();
+    let (first, last) = match (positions.first(), positions.last()) {
+        (Some(&first), Some(&last)) => (first, last),
+        _ => (DVec3::ZERO, DVec3::ZERO),
+    };
+    let step = if n > 1 {
+        (last - first) / (n - 1) as f64
+    } else {
+        along_row.cross(along_column) * source.slice_spacing_mm
+    };
+    let affine = DAffine3 {
+        matrix3: DMat3::from_cols(
+            along_row * between_columns,
+            along_column * between_rows,
+            step,
+        ),
+        translation: first,
+    };
+    let shape = [usize::from(source.columns), usize::from(source.rows), n];
+    let grid = Grid::new(shape, affine).map_err(Error::SourceGrid)?;
+    for (slice, &at) in positions.iter().enumerate() {
+        let off_mm = (first + step * slice as f64).distance(at);
+        // Scanners jitter; the reader allows a hundredth of the spacing.
+        if off_mm > SAME_PLACE_MM.max(0.02 * step.length()) {
+            return Err(Error::SourceSlice { slice, off_mm });
+        }
+    }
+    Ok(grid)
+}
+
+/// The voxels of a volume in the order of the source's.
+fn on_grid<T: Copy + Send + Sync>(
+    what: &'static str,
+    volume: &Volume<T>,
+    grid: &Grid,
+    outside: T,
+) -> Result<Volume<T>, Error> {
+    let (low, high) = grid.bounds();
+    let (its_low, its_high) = volume.grid().bounds();
+    let off_mm = low.0.distance(its_low.0).max(high.0.distance(its_high.0));
+    let found = volume.grid().shape();
+    // Equal voxels may still be a whole number of them apart: then their boxes differ.
+    reorder(volume, grid, outside)
+        .filter(|_| off_mm < SAME_BOX_MM)
+        .ok_or(Error::Grid {
+            what,
+            found,
+            off_mm,
+        })
+}
+
+fn digest_of(findings: &Findings<'_>, ids: &Volume<u32>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    let made_by = &findings.made_by;
+    part(made_by.version.as_bytes());
+    for model in std::iter::once(made_by.model).chain(made_by.anatomy) {
+        part(model.sha256.as_bytes());
+    }
+    part(made_by.method.as_bytes());
+    for flag in findings.flags {
+        part(flag.code.as_bytes());
+        part(flag.detail.as_bytes());
+    }
+    for place in findings.places {
+        part(place.region.name().as_bytes());
+    }
+    part(findings.computed.date.as_bytes());
+    part(findings.computed.time.as_bytes());
+    for ids in ids.samples().chunks(4096) {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+        part(&bytes);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests;
