@@ -103,14 +103,18 @@ const IMAGING_LINKS: &[&str] = &[
     "dicom-core",
     "dicom-dictionary-std",
     "dicom-object",
+    "dicom-transfer-syntax-registry",
     "embedded-graphics",
     "flate2",
     "glam",
+    "hayro-jpeg2000",
+    "jpeg-decoder",
     "nifti",
     "png",
     "rayon",
     "sha2",
     "thiserror",
+    "zip",
 ];
 
 /// What `dawson-inference` must never link: it blocks, and it knows no wire.
