@@ -32,7 +32,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::Picture`] if a plane cannot be laid, [`Error::Encode`].
-    pub fn captures(&self, which: Captured) -> Result<Vec<Object>, Error> {
+    pub(super) fn captures(&self, which: Captured) -> Result<Vec<Object>, Error> {
         let slices = self.grid.shape()[2];
         let mut chosen: Vec<usize> = (0..slices)
             .filter(|&slice| which == Captured::EverySlice || self.ids_on(slice).next().is_some())
@@ -83,6 +83,7 @@ impl Writer<'_> {
             .numbers(tags::IMAGE_POSITION_PATIENT, &[-x, -y, z])
             .numbers(tags::IMAGE_ORIENTATION_PATIENT, &source.orientation)
             .numbers(tags::PIXEL_SPACING, &[spacing, spacing])
+            .numbers(tags::SLICE_THICKNESS, &[self.grid.spacing_mm()[2]])
             .us(tags::SAMPLES_PER_PIXEL, 3)
             .text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB")
             .us(tags::PLANAR_CONFIGURATION, 0)

@@ -185,7 +185,8 @@ pub(super) fn decimal(number: f64) -> String {
     // Fixed digits while they keep ten figures, else an exponent.
     let whole = format!("{:.0}", number.trunc()).len().max(2);
     if number.abs() >= 1e-4 && whole < 12 {
-        return format!("{number:.*}", 15_usize.saturating_sub(whole + 1));
+        let fixed = format!("{number:.*}", 15_usize.saturating_sub(whole + 1));
+        return fixed.trim_end_matches('0').trim_end_matches('.').to_owned();
     }
     (0..=10)
         .rev()
@@ -215,6 +216,19 @@ mod tests {
             let text = decimal(number);
             prop_assert!(text.len() <= 16, "{text}");
             prop_assert!((text.parse::<f64>().unwrap() - number).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn decimals_are_as_short_as_they_can_be() {
+        for (number, text) in [
+            (7.436_520_000_000_001, "7.43652"),
+            (-0.0, "0"),
+            (3.0, "3"),
+            (0.1 + 0.2, "0.3"),
+            (100.000_000_000_000_01, "100"),
+        ] {
+            assert_eq!(decimal(number), text);
         }
     }
 

@@ -4,13 +4,13 @@
 //! bytes under the same identifiers. Everything lies on the slices of the source FLAIR and names them, the
 //! network and its SHA-256. The objects and their rules:
 //!
-//! - [`Writer::burden`]: BINARY Segmentation (PS3.3 A.51), one segment for all lesions and one for each
+//! - [`Kind::Burden`]: BINARY Segmentation (PS3.3 A.51), one segment for all lesions and one for each
 //!   region that has any;
-//! - [`Writer::each_lesion`]: the same with one segment per lesion;
-//! - [`Writer::label_map`]: Label Map Segmentation, for archives that take it;
-//! - [`Writer::measurements`]: Comprehensive 3D SR by TID 1500 (PS3.16);
-//! - [`Writer::document`]: Encapsulated PDF (PS3.3 A.45.1), one page;
-//! - [`Writer::captures`]: Secondary Capture images (PS3.3 A.8.1) with the outlines drawn in.
+//! - [`Kind::EachLesion`]: the same with one segment per lesion;
+//! - [`Kind::LabelMap`]: Label Map Segmentation, for archives that take it;
+//! - [`Kind::Measurements`]: Comprehensive 3D SR by TID 1500 (PS3.16);
+//! - [`Kind::Document`]: Encapsulated PDF (PS3.3 A.45.1), one page;
+//! - [`Kind::Capture`]: Secondary Capture images (PS3.3 A.8.1) with the outlines drawn in.
 //!
 //! Nothing here reads what it did not write: the bytes from outside end in the rooms beside this one.
 #![allow(
@@ -316,6 +316,8 @@ pub struct Writer<'a> {
     /// Lesion ids on the source's grid: columns, rows, slices.
     ids: Volume<u32>,
     flair: Volume<f32>,
+    /// SHA-256 over the voxels of each lesion, in their order.
+    voxels: Vec<[u8; 32]>,
     /// SHA-256 over all that shaped the result.
     digest: [u8; 32],
 }
@@ -340,14 +342,55 @@ impl<'a> Writer<'a> {
         }
         let ids = on_grid("lesions", &findings.lesions.instances, &grid, 0)?;
         let flair = on_grid("FLAIR", findings.flair, &grid, 0.0)?;
-        let digest = digest_of(&findings, &ids);
+        let voxels = voxels_of(&ids, lesions);
+        let digest = digest_of(&findings, &voxels);
         Ok(Self {
             findings,
             grid,
             ids,
             flair,
+            voxels,
             digest,
         })
+    }
+
+    /// The objects asked for, in the order of [`Kind::ALL`], captures slice by slice.
+    ///
+    /// Measurements bring the segmentations that they refer to along. There is no [`Kind::EachLesion`]
+    /// without a lesion.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] if a plane cannot be laid through the scan, [`Error::Encode`].
+    pub fn objects(&self, kinds: &[Kind], captured: Captured) -> Result<Vec<Object>, Error> {
+        let wanted = |kind| {
+            let refers = matches!(kind, Kind::Burden | Kind::EachLesion);
+            kinds.contains(&kind) || refers && kinds.contains(&Kind::Measurements)
+        };
+        let mut objects = Vec::new();
+        let burden = wanted(Kind::Burden).then(|| self.burden()).transpose()?;
+        let each = if wanted(Kind::EachLesion) {
+            self.each_lesion()?
+        } else {
+            None
+        };
+        let measurements = burden
+            .as_ref()
+            .filter(|_| wanted(Kind::Measurements))
+            .map(|burden| self.measurements(burden, each.as_ref()))
+            .transpose()?;
+        objects.extend(burden);
+        objects.extend(each);
+        if wanted(Kind::LabelMap) {
+            objects.push(self.label_map()?);
+        }
+        objects.extend(measurements);
+        if wanted(Kind::Document) {
+            objects.push(self.document()?);
+        }
+        if wanted(Kind::Capture) {
+            objects.extend(self.captures(captured)?);
+        }
+        Ok(objects)
     }
 
     /// The Tracking Identifier and Tracking Unique Identifier of a lesion, equal in SEG and SR.
@@ -356,19 +399,15 @@ impl<'a> Writer<'a> {
     /// source and the network, so that a repetition tracks the same lesion.
     #[must_use]
     pub fn tracking(&self, lesion: &Lesion) -> (String, Uid) {
-        let mut voxels = Sha256::new();
-        for (offset, &id) in self.ids.samples().iter().enumerate() {
-            if id == lesion.id {
-                voxels.update((offset as u64).to_be_bytes());
-            }
-        }
-        let uid = self.uid("lesion", &voxels.finalize());
+        let voxels = (lesion.id as usize).checked_sub(1);
+        let voxels = voxels.and_then(|n| self.voxels.get(n));
+        let uid = self.uid("lesion", voxels.map_or(&[], |v| v.as_slice()));
         (format!("Lesion {}", lesion.id), uid)
     }
 
     /// The same of all lesions together, or of those of a region.
     #[must_use]
-    pub fn tracking_all(&self, region: Option<Region>) -> (String, Uid) {
+    fn tracking_all(&self, region: Option<Region>) -> (String, Uid) {
         let name = region.map_or("all", Region::name);
         let uid = self.uid("lesions", name.as_bytes());
         (label_of(region).to_owned(), uid)
@@ -478,7 +517,22 @@ fn on_grid<T: Copy + Send + Sync>(
         })
 }
 
-fn digest_of(findings: &Findings<'_>, ids: &Volume<u32>) -> [u8; 32] {
+/// The digest of each lesion's voxels, by their places on the source's grid.
+fn voxels_of(ids: &Volume<u32>, lesions: usize) -> Vec<[u8; 32]> {
+    let mut hashes = vec![Sha256::new(); lesions];
+    for (offset, &id) in ids.samples().iter().enumerate() {
+        let lesion = (id as usize).checked_sub(1);
+        if let Some(hash) = lesion.and_then(|n| hashes.get_mut(n)) {
+            hash.update((offset as u64).to_be_bytes());
+        }
+    }
+    hashes
+        .into_iter()
+        .map(|hash| hash.finalize().into())
+        .collect()
+}
+
+fn digest_of(findings: &Findings<'_>, voxels: &[[u8; 32]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_be_bytes());
@@ -499,9 +553,8 @@ fn digest_of(findings: &Findings<'_>, ids: &Volume<u32>) -> [u8; 32] {
     }
     part(findings.computed.date.as_bytes());
     part(findings.computed.time.as_bytes());
-    for ids in ids.samples().chunks(4096) {
-        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
-        part(&bytes);
+    for lesion in voxels {
+        part(lesion);
     }
     hash.finalize().into()
 }

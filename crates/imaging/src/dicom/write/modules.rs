@@ -6,7 +6,7 @@ use dicom_dictionary_std::tags;
 
 use super::codes::{self, ARTIFICIAL_INTELLIGENCE, SEGMENTATION, SOURCE_OF_PROCESSING};
 use super::dataset::DataSet;
-use super::{Kind, NOTICE, Uid, Writer};
+use super::{Kind, Model, NOTICE, Uid, Writer};
 use crate::dicom::{Source, SourceImage};
 
 const MANUFACTURER: &str = "Dawson";
@@ -108,11 +108,13 @@ impl Writer<'_> {
             ("lesions", Some(made_by.model)),
             ("anatomy", made_by.anatomy),
         ] {
-            if let Some(model) = model {
-                text += &format!(
-                    "{part}: {} {}, SHA-256 {}; ",
-                    model.name, model.version, model.sha256
-                );
+            if let Some(Model {
+                name,
+                version,
+                sha256,
+            }) = model
+            {
+                text.extend([part, ": ", name, " ", version, ", SHA-256 ", sha256, "; "]);
             }
         }
         text + made_by.method
@@ -134,11 +136,11 @@ impl Writer<'_> {
 
     /// What to know of a result before believing it.
     pub(super) fn remarks(&self) -> String {
-        let flags = self.findings.flags.iter();
-        let flags: String = flags
-            .map(|f| format!(" {}: {}.", f.code, f.detail))
-            .collect();
-        format!("{NOTICE}{flags}")
+        let mut text = NOTICE.to_owned();
+        for flag in self.findings.flags {
+            text.extend([" ", flag.code, ": ", flag.detail, "."]);
+        }
+        text
     }
 
     /// Every series that the network saw, the FLAIR first.

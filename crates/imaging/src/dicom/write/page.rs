@@ -1,7 +1,7 @@
 //! One page as PDF 1.4 (ISO 32000-1), written by hand: text, lines, boxes and pictures.
 //!
 //! Equal content gives equal bytes. Text is set in Helvetica, one of the fourteen fonts that every reader
-//! has (ISO 32000-1, 9.6.2.2), in WinAnsiEncoding; what that cannot say becomes a question mark, so ask
+//! has (ISO 32000-1, 9.6.2.2), in `WinAnsiEncoding`; what that cannot say becomes a question mark, so ask
 //! [`sayable`] first where this matters.
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -40,7 +40,7 @@ pub(super) struct Page {
 struct Picture {
     width: u32,
     height: u32,
-    /// The RGB bytes, compressed (FlateDecode).
+    /// The RGB bytes, compressed (`FlateDecode`).
     data: Vec<u8>,
 }
 
@@ -207,7 +207,7 @@ fn colour([r, g, b]: [u8; 3]) -> String {
     format!("{r:.3} {g:.3} {b:.3}")
 }
 
-/// Whether every character of a text has a letter in WinAnsiEncoding.
+/// Whether every character of a text has a letter in `WinAnsiEncoding`.
 pub(super) fn sayable(text: &str) -> bool {
     text.chars().all(|c| byte(c).is_some())
 }

@@ -45,14 +45,13 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::Picture`] if a plane cannot be laid through the scan, [`Error::Encode`].
-    pub fn document(&self) -> Result<Object, Error> {
+    pub(super) fn document(&self) -> Result<Object, Error> {
         let kind = Kind::Document;
         let pdf = self.pdf()?;
         let computed = self.findings.computed;
         let sources = self.sources().flat_map(instances).collect();
         let set = self
             .common(kind, Placed::Nowhere)
-            .with(self.references())
             .text(tags::CONVERSION_TYPE, VR::CS, "SYN")
             .text(
                 tags::ACQUISITION_DATE_TIME,
@@ -190,18 +189,20 @@ impl Writer<'_> {
             };
             let (name, style) = match region {
                 Some(region) => {
-                    page.rectangle(outline_rgb(Some(region)), [MARGIN, y], [7.0, 7.0]);
-                    (format!("   {}", spelled(region)), BODY)
+                    page.rectangle(outline_rgb(Some(region)), [MARGIN, y - 0.5], [7.0, 7.0]);
+                    (spelled(region), BODY)
                 }
-                None => ("All".to_owned(), STRONG),
+                None => ("All", STRONG),
             };
             let cells = [
-                name.as_str(),
+                "",
                 &there.len().to_string(),
                 &format!("{volume:.2}"),
                 &format!("{largest:.2}"),
             ];
             row(page, style, MARGIN, y, cells, by_region);
+            let indent = if region.is_some() { 12.0 } else { 0.0 };
+            page.text(style, [MARGIN + indent, y], name);
         }
         if !known {
             y -= 13.0;
@@ -336,7 +337,7 @@ impl Writer<'_> {
         let source = self.findings.source;
         let series = self.sources().count();
         let sources = format!(
-            "Source FLAIR: series {}; {series} series seen in all.",
+            "Source FLAIR: series {}; series seen by the network: {series}.",
             source.series_instance_uid
         );
         all.extend(lines(SMALL, across, &sources).into_iter().take(1));

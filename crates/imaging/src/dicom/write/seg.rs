@@ -33,7 +33,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::Encode`].
-    pub fn burden(&self) -> Result<Object, Error> {
+    pub(super) fn burden(&self) -> Result<Object, Error> {
         let regions = self.regions().into_iter().map(Some);
         let segments: Vec<Segment> = std::iter::once(None)
             .chain(regions)
@@ -57,7 +57,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::Encode`].
-    pub fn each_lesion(&self) -> Result<Option<Object>, Error> {
+    pub(super) fn each_lesion(&self) -> Result<Option<Object>, Error> {
         let segments = self.segment_of_each();
         if segments.is_empty() {
             return Ok(None);
@@ -71,7 +71,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::Encode`].
-    pub fn label_map(&self) -> Result<Object, Error> {
+    pub(super) fn label_map(&self) -> Result<Object, Error> {
         let segments = self.segment_of_each();
         let slices = self.grid.shape()[2];
         let frames: Vec<Frame> = (0..slices)
@@ -81,7 +81,7 @@ impl Writer<'_> {
             })
             .collect();
         let ids = self.ids.samples();
-        let set = if segments.len() <= usize::from(u8::MAX) {
+        let set = if u8::try_from(segments.len()).is_ok() {
             self.pixels(8)
                 .bytes(tags::PIXEL_DATA, ids.iter().map(|&id| id as u8).collect())
         } else {
@@ -218,7 +218,7 @@ impl Writer<'_> {
                 VR::LO,
                 "MS lesions, automatic. Not for diagnostic use.",
             )
-            .text(tags::CONTENT_CREATOR_NAME, VR::PN, "Dawson")
+            .text(tags::CONTENT_CREATOR_NAME, VR::PN, "Dawson^MS")
             .text(tags::IMAGE_COMMENTS, VR::LT, &self.remarks())
             .integer(tags::NUMBER_OF_FRAMES, frames.len())
             .items(tags::SEGMENT_SEQUENCE, items)
@@ -377,7 +377,7 @@ impl Bits {
     }
 }
 
-/// The colour of a segment as CIELab (PS3.3 C.10.7.1.1), those of the preview's outlines.
+/// The colour of a segment as `CIELab` (PS3.3 C.10.7.1.1), those of the preview's outlines.
 fn colour_of(region: Option<Region>) -> [u16; 3] {
     let [r, g, b] = crate::preview::outline_rgb(region).map(|value| {
         let value = f64::from(value) / 255.0;

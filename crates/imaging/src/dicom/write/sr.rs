@@ -68,7 +68,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::Encode`].
-    pub fn measurements(
+    pub(super) fn measurements(
         &self,
         burden: &Object,
         each_lesion: Option<&Object>,

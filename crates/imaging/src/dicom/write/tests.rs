@@ -393,11 +393,10 @@ fn measurements_are_those_of_the_report_and_track_the_segments() {
         assert_eq!(group.0, format!("Lesion {}", lesion.id));
         assert_eq!(group.2.to_bits(), lesion.volume_ml.to_bits());
     }
-    let by_region: f64 = groups[1..of_burden.len()]
+    let by_region = groups[1..of_burden.len()]
         .iter()
-        .map(|g| g.3.unwrap())
-        .sum();
-    assert_eq!(by_region, items.len() as f64);
+        .map(|g| g.3.unwrap() as usize);
+    assert_eq!(by_region.sum::<usize>(), items.len());
 }
 
 #[test]
@@ -426,17 +425,20 @@ fn no_lesion_is_an_empty_frame_for_each_slice_and_a_count_of_zero() {
 }
 
 fn all(writer: &Writer<'_>) -> Vec<Object> {
-    let burden = writer.burden().unwrap();
-    let each = writer.each_lesion().unwrap();
-    let mut all = vec![
-        writer.measurements(&burden, each.as_ref()).unwrap(),
-        writer.document().unwrap(),
-        writer.label_map().unwrap(),
-        burden,
-    ];
-    all.extend(each);
-    all.extend(writer.captures(Captured::EverySlice).unwrap());
-    all
+    writer.objects(&Kind::ALL, Captured::EverySlice).unwrap()
+}
+
+#[test]
+fn measurements_bring_what_they_refer_to_and_nothing_else_comes_unasked() {
+    let kinds = |asked: &[Kind]| -> Vec<Kind> {
+        let objects = standard(5).writer().objects(asked, Captured::WithLesions);
+        objects.unwrap().iter().map(|o| o.kind).collect()
+    };
+    let with = [Kind::Burden, Kind::EachLesion, Kind::Measurements];
+    assert_eq!(kinds(&[Kind::Measurements]), with);
+    assert_eq!(kinds(&[Kind::Document]), [Kind::Document]);
+    assert_eq!(kinds(&[]), []);
+    assert!(kinds(&Kind::ALL).is_sorted());
 }
 
 #[test]
