@@ -89,14 +89,18 @@ impl Writer<'_> {
         })
     }
 
-    /// Program, network and its digest, each a value of Software Versions.
+    /// Networks, their digests and the program, each a value of Software Versions.
+    ///
+    /// The program is last: what pads the values to an even length then makes no digest longer than the
+    /// 64 characters of a value.
     pub(super) fn versions(&self) -> Vec<String> {
         let made_by = &self.findings.made_by;
-        let mut versions = vec![format!("dawson {}", made_by.version)];
+        let mut versions = Vec::new();
         for model in std::iter::once(made_by.model).chain(made_by.anatomy) {
             versions.push(format!("{} {}", model.name, model.version));
             versions.push(model.sha256.to_owned());
         }
+        versions.push(format!("dawson {}", made_by.version));
         versions
     }
 

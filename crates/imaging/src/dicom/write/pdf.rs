@@ -174,7 +174,7 @@ impl Writer<'_> {
             LABEL,
             MARGIN,
             y,
-            ["Region", "lesions", "ml", "largest"],
+            ["Region", "lesions", "ml", "largest, ml"],
             by_region,
         );
         let known = !self.findings.places.is_empty() || n == 0;
