@@ -22,35 +22,32 @@
 mod capture;
 mod codes;
 mod dataset;
+mod findings;
 mod modules;
 mod page;
 mod pdf;
+mod place;
 mod seg;
 mod sr;
 mod uid;
 
 use dicom_dictionary_std::uids;
-use glam::{DAffine3, DMat3, DVec3};
 use sha2::{Digest, Sha256};
 
-use super::Source;
 use crate::grid::{Grid, GridError};
-use crate::lesions::{Lesion, Lesions};
+use crate::lesions::Lesion;
 use crate::preview;
-use crate::regions::{Place, Region};
-use crate::resample::reorder;
+use crate::regions::Region;
 use crate::volume::Volume;
 
+use place::{grid_of, on_grid};
+
 pub use capture::Captured;
+pub use findings::{Findings, Flag, MadeBy, Model, Moment};
 pub use uid::Uid;
 
 /// Stands on every page and picture, and in every segmentation and report.
 pub const NOTICE: &str = "Research software. Not for diagnostic use.";
-
-/// Slices may lie this far from an even stack, in millimetres.
-const SAME_PLACE_MM: f64 = 0.01;
-/// Boxes of grids may differ by so much and be the same, in millimetres: less than half a voxel.
-const SAME_BOX_MM: f64 = 0.05;
 
 /// Why an object was not made.
 #[derive(Debug, thiserror::Error)]
@@ -110,103 +107,6 @@ pub enum Error {
         /// What the encoder says.
         what: String,
     },
-}
-
-/// A network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Model<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Its version.
-    pub version: &'a str,
-    /// SHA-256 of its file, 64 hexadecimal digits.
-    pub sha256: &'a str,
-}
-
-/// What made the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MadeBy<'a> {
-    /// The version of the program.
-    pub version: &'a str,
-    /// The network that found the lesions.
-    pub model: Model<'a>,
-    /// The network that told the regions, if one did.
-    pub anatomy: Option<Model<'a>>,
-    /// How lesions are counted, and the settings of the run, in a sentence or two.
-    pub method: &'a str,
-}
-
-/// Something to know before believing the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flag<'a> {
-    /// Stable code.
-    pub code: &'a str,
-    /// What was found.
-    pub detail: &'a str,
-}
-
-/// A date and time of day, given by the caller: when the result was computed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moment {
-    date: String,
-    time: String,
-}
-
-impl Moment {
-    /// Reads `YYYYMMDDHHMMSS`.
-    ///
-    /// # Errors
-    /// [`Error::Moment`] if it is anything else.
-    ///
-    /// ```
-    /// # use dawson_imaging::dicom::write::Moment;
-    /// assert!(Moment::parse("20260102101500").is_ok());
-    /// assert!(Moment::parse("20261302101500").is_err());
-    /// ```
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = || Error::Moment {
-            text: text.to_owned(),
-        };
-        let digits = text.len() == 14 && text.bytes().all(|b| b.is_ascii_digit());
-        let (date, time) = digits.then(|| text.split_at(8)).ok_or_else(wrong)?;
-        let number = |of: &str, from: usize| of[from..from + 2].parse::<u8>().ok();
-        let within = |n: Option<u8>, from: u8, to: u8| n.is_some_and(|n| (from..=to).contains(&n));
-        let fits = within(number(date, 4), 1, 12)
-            && within(number(date, 6), 1, 31)
-            && within(number(time, 0), 0, 23)
-            && within(number(time, 2), 0, 59)
-            && within(number(time, 4), 0, 60);
-        if !fits {
-            return Err(wrong());
-        }
-        Ok(Self {
-            date: date.to_owned(),
-            time: time.to_owned(),
-        })
-    }
-}
-
-/// All that the objects of one result are made from.
-#[derive(Debug, Clone, Copy)]
-pub struct Findings<'a> {
-    /// The series of the FLAIR, on whose slices the results lie.
-    pub source: &'a Source,
-    /// The other series that the network saw.
-    pub also_seen: &'a [&'a Source],
-    /// The FLAIR, on its source's grid.
-    pub flair: &'a Volume<f32>,
-    /// The lesions, on the same grid; its axes may stand in another order.
-    pub lesions: &'a Lesions,
-    /// Where each of them lies; empty if that is not known.
-    pub places: &'a [Place],
-    /// The box of the head, and which values are black and white.
-    pub frame: preview::Frame,
-    /// What made the result.
-    pub made_by: MadeBy<'a>,
-    /// What to know before believing it.
-    pub flags: &'a [Flag<'a>],
-    /// When it was computed.
-    pub computed: &'a Moment,
 }
 
 /// Which object of a result.
@@ -457,64 +357,6 @@ fn label_of(region: Option<Region>) -> &'static str {
         Some(Region::Infratentorial) => "Infratentorial lesions",
         Some(Region::DeepWhiteMatter) => "Deep white matter lesions",
     }
-}
-
-/// The grid of a source: i along rows, j along columns, k over slices (PS3.3 C.7.6.2.1.1), in RAS+.
-fn grid_of(source: &Source) -> Result<Grid, Error> {
-    let place = |at: [f64; 3]| DVec3::new(-at[0], -at[1], at[2]);
-    let [a, b, c, d, e, f] = source.orientation;
-    let (along_row, along_column) = (place([a, b, c]), place([d, e, f]));
-    let [between_rows, between_columns] = source.pixel_spacing_mm;
-    let n = source.images.len();
-    let positions: Vec<DVec3> = source.images.iter().map(|i| place(i.position_mm)).collect();
-    let (first, last) = match (positions.first(), positions.last()) {
-        (Some(&first), Some(&last)) => (first, last),
-        _ => (DVec3::ZERO, DVec3::ZERO),
-    };
-    let step = if n > 1 {
-        (last - first) / (n - 1) as f64
-    } else {
-        along_row.cross(along_column) * source.slice_spacing_mm
-    };
-    let affine = DAffine3 {
-        matrix3: DMat3::from_cols(
-            along_row * between_columns,
-            along_column * between_rows,
-            step,
-        ),
-        translation: first,
-    };
-    let shape = [usize::from(source.columns), usize::from(source.rows), n];
-    let grid = Grid::new(shape, affine).map_err(Error::SourceGrid)?;
-    for (slice, &at) in positions.iter().enumerate() {
-        let off_mm = (first + step * slice as f64).distance(at);
-        // Scanners jitter; the reader allows a hundredth of the spacing.
-        if off_mm > SAME_PLACE_MM.max(0.02 * step.length()) {
-            return Err(Error::SourceSlice { slice, off_mm });
-        }
-    }
-    Ok(grid)
-}
-
-/// The voxels of a volume in the order of the source's.
-fn on_grid<T: Copy + Send + Sync>(
-    what: &'static str,
-    volume: &Volume<T>,
-    grid: &Grid,
-    outside: T,
-) -> Result<Volume<T>, Error> {
-    let (low, high) = grid.bounds();
-    let (its_low, its_high) = volume.grid().bounds();
-    let off_mm = low.0.distance(its_low.0).max(high.0.distance(its_high.0));
-    let found = volume.grid().shape();
-    // Equal voxels may still be a whole number of them apart: then their boxes differ.
-    reorder(volume, grid, outside)
-        .filter(|_| off_mm < SAME_BOX_MM)
-        .ok_or(Error::Grid {
-            what,
-            found,
-            off_mm,
-        })
 }
 
 /// The digest of each lesion's voxels, by their places on the source's grid.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, InMemDicomObject};
-use glam::DQuat;
+use glam::{DAffine3, DMat3, DQuat, DVec3};
 use proptest::prelude::*;
 
 use super::*;
-use crate::dicom::{Identity, SourceImage};
+use crate::dicom::{Identity, Source, SourceImage};
 use crate::grid::{Orientation, WorldPoint};
 use crate::lesions::CountingRule;
+use crate::regions::Place;
 
 const SHA256: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
