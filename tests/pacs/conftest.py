@@ -61,6 +61,12 @@ class Written:
         return [(int(number), float(ml), uid, region) for number, ml, uid, region in rows]
 
 
+SHARED = ROOT.parent / "shared"
+# Series beside the repository: sagittal 3D, oblique, enhanced with shared and with per-frame geometry, post contrast.
+GIVEN = {"02_flair_sag3d": "study", "04_t2_oblique": "study", "07_flair_post_gd_2d": "study",
+         "10_flair_enhanced": "enhanced", "11_flair_enhanced_pf": "enhanced"}
+
+
 def write(folder: pathlib.Path, flags: tuple[str, ...]) -> Written:
     subprocess.run([PROGRAM, folder, *flags], check=True, stdout=subprocess.DEVNULL)
     return Written(folder, flags)

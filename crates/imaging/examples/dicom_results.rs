@@ -3,13 +3,15 @@
 //! ```text
 //! cargo run --release -p dawson-imaging --example dicom_results -- OUT [PLANE] [--enhanced] [--descending]
 //!     [--no-lesions] [--no-regions]
+//! … OUT --from SERIES MASK
 //! ```
 //!
 //! PLANE is `axial` (the default), `sagittal`, `coronal`, `oblique` or `negated` (axial with both
 //! cosines negated). OUT gets `series/` (the FLAIR, classic or enhanced MR), `results/` (the
 //! objects), `instances.nii.gz` (the lesions' numbers on the series' grid), `report.pdf` and
 //! `lesions.tsv`, a line per lesion: its number, volume in ml, tracking UID and region. Viewers and
-//! validators are tried on these without anybody's images.
+//! validators are tried on these without anybody's images. With `--from`, SERIES is a folder with the files
+//! of one series, MASK a NIfTI file on its voxels that is not 0 in lesions.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -20,13 +22,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use dawson_imaging::dicom::write::{Captured, Findings, Flag, Kind, MadeBy, Model, Moment, Writer};
-use dawson_imaging::dicom::{Identity, Source, SourceImage};
+use dawson_imaging::dicom::{Identity, Limits, Source, SourceImage, Study};
 use dawson_imaging::grid::{Grid, WorldPoint};
 use dawson_imaging::lesions::{CountingRule, Lesions};
-use dawson_imaging::nifti::{Compression, SpatialFields, encode};
+use dawson_imaging::nifti::{self, Compression, SpatialFields, encode};
 use dawson_imaging::phantom::{PhantomOptions, Skull, head};
 use dawson_imaging::preview::Frame;
 use dawson_imaging::regions::{Place, Region};
+use dawson_imaging::resample::reorder;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::volume::Volume;
 use dicom_core::value::{DataSetSequence, PrimitiveValue};
@@ -45,40 +48,39 @@ fn main() {
     let asked = |flag: &str| arguments.iter().any(|a| a == flag);
     let mut words = arguments.iter().filter(|a| !a.starts_with("--"));
     let out = PathBuf::from(words.next().expect("give the folder to write to"));
-    let plane = words.next().map_or("axial", String::as_str);
-    let grid = slices(plane, asked("--descending"));
-    let load = if asked("--no-lesions") { 0.0 } else { 8.0 };
-    let phantom = head(&PhantomOptions {
-        grid,
-        skull: Skull::Kept,
-        lesion_load_ml: load,
-        contrasts: vec![Contrast::Flair],
-        ..PhantomOptions::standard(11)
-    });
-    let (_, flair) = phantom.scans.first().expect("the FLAIR was asked for");
     let rule = CountingRule {
         threshold: 0.5,
         min_lesion_ml: 0.0,
     };
-    let lesions = Lesions::find(&phantom.lesions.map(f32::from), rule);
+    let subject = if asked("--from") {
+        let series = words.next().expect("give the folder of the series");
+        Subject::given(series, words.next().expect("give the mask"), rule)
+    } else {
+        let plane = words.next().map_or("axial", String::as_str);
+        Subject::phantom(&arguments, plane, &out.join("series"), rule)
+    };
+    let Subject {
+        source,
+        flair,
+        lesions,
+        around: (low, high),
+    } = &subject;
     let places = if asked("--no-regions") {
         Vec::new()
     } else {
-        places(&lesions)
+        places(lesions)
     };
-    let source = write_series(&out.join("series"), flair, asked("--enhanced"));
     let computed = Moment::parse("20260102101500").expect("a moment");
-    let (low, high) = around(&phantom.brain);
     let white = f64::from(flair.samples().iter().copied().fold(0.0, f32::max)) * 0.8;
     let writer = Writer::new(Findings {
-        source: &source,
+        source,
         also_seen: &[],
         flair,
-        lesions: &lesions,
+        lesions,
         places: &places,
         frame: Frame {
-            low,
-            high,
+            low: *low,
+            high: *high,
             black: 0.0,
             white,
         },
@@ -99,10 +101,10 @@ fn main() {
         computed: &computed,
     })
     .expect("the lesions lie on the series");
-    write_results(&out, &writer, &lesions, &places);
+    write_results(&out, &writer, lesions, &places);
     let file = encode(
         &lesions.instances,
-        &SpatialFields::of(&grid),
+        &SpatialFields::of(flair.grid()),
         Compression::Gzip,
     );
     write(&out.join("instances.nii.gz"), &file);
@@ -111,6 +113,59 @@ fn main() {
         lesions.items.len(),
         lesions.volume_ml()
     );
+}
+
+/// Whose lesions are written.
+struct Subject {
+    source: Source,
+    flair: Volume<f32>,
+    lesions: Lesions,
+    /// The box that pictures show.
+    around: (WorldPoint, WorldPoint),
+}
+
+impl Subject {
+    /// A head that nobody has, whose series is written to a folder.
+    fn phantom(arguments: &[String], plane: &str, series: &Path, rule: CountingRule) -> Self {
+        let asked = |flag: &str| arguments.iter().any(|a| a == flag);
+        let load = if asked("--no-lesions") { 0.0 } else { 8.0 };
+        let mut phantom = head(&PhantomOptions {
+            grid: slices(plane, asked("--descending")),
+            skull: Skull::Kept,
+            lesion_load_ml: load,
+            contrasts: vec![Contrast::Flair],
+            ..PhantomOptions::standard(11)
+        });
+        let (_, flair) = phantom.scans.pop().expect("the FLAIR was asked for");
+        Self {
+            source: write_series(series, &flair, asked("--enhanced")),
+            lesions: Lesions::find(&phantom.lesions.map(f32::from), rule),
+            around: around(&phantom.brain),
+            flair,
+        }
+    }
+
+    /// A series that is there, and a mask of its lesions.
+    fn given(series: &str, mask: &str, rule: CountingRule) -> Self {
+        let files = std::fs::read_dir(series).expect("the folder can be read");
+        let files = files.map(|file| {
+            let path = file.expect("an entry of the folder").path();
+            std::fs::read(path).expect("the file can be read")
+        });
+        let study = Study::read(files, &Limits::CLINICAL).expect("the files are a study");
+        let stack = study.stacks.first().expect("the files hold a stack");
+        let scan = study.decode(stack).expect("the stack is a volume");
+        let mask = std::fs::read(mask).expect("the mask can be read");
+        let mask = nifti::decode(&mask, nifti::Limits::CLINICAL).expect("the mask is NIfTI");
+        let inside = mask.volume.map(|value| f32::from(value > 0.0));
+        let inside = reorder(&inside, scan.volume.grid(), 0.0).expect("the mask is on its voxels");
+        Self {
+            lesions: Lesions::find(&inside, rule),
+            around: scan.volume.grid().bounds(),
+            flair: scan.volume,
+            source: scan.source,
+        }
+    }
 }
 
 /// 1.2 x 1.2 x 3 mm voxels around the head of the template.
