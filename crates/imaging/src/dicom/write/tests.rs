@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dicom::{Identity, Source, SourceImage};
 use crate::grid::{Orientation, WorldPoint};
-use crate::lesions::CountingRule;
+use crate::lesions::{CountingRule, Lesions};
 use crate::regions::Place;
 
 const SHA256: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
