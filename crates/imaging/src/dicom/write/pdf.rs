@@ -168,7 +168,7 @@ impl Writer<'_> {
                     page.text_right(style, [x + to, y], cell);
                 }
             };
-        let by_region = [150.0, 192.0, 236.0];
+        let by_region = [142.0, 180.0, 240.0];
         row(
             page,
             LABEL,
