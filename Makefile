@@ -6,9 +6,10 @@ STUDY ?=
 PYTHON := python3
 FUZZ_S ?= 600
 VENV := .venv
+PACS := $(VENV)/pacs
 REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
 
-.PHONY: help setup build demo test lint unit reference operation holds soak fuzz setup-test test-image audit sbom bench openapi clean
+.PHONY: help setup build demo test lint unit reference operation holds soak fuzz setup-test test-pacs test-image audit sbom bench openapi clean
 
 help:                ## What there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -58,6 +59,12 @@ fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (
 	  cargo +nightly fuzz run --features service $$target fuzz/found/$$target fuzz/corpus/$$target -- \
 	    -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=3000 || exit 1; done
 
+# DICOM results through validators, toolkits and readers of other makers.
+test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools
+	@tools/setup.sh pacs
+	cargo build --locked -p dawson-imaging --example dicom_results
+	DICOM_RESULTS=$(CURDIR)/target/debug/examples/dicom_results $(PACS)/bin/python -m pytest -q -rs tests/pacs
+
 setup-test:
 	@tools/setup.sh test
 
@@ -73,6 +80,11 @@ sbom: setup $(VENV)/made ## Write what the program is made of: out/dawson.cdx.js
 $(VENV)/made: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(REQUIREMENTS:%=--requirement %)
+	touch $@
+
+$(PACS)/made: tests/pacs/requirements.txt
+	$(PYTHON) -m venv $(PACS)
+	$(PACS)/bin/pip install --quiet --requirement $<
 	touch $@
 
 bench: setup         ## What a study costs beside its network: time and memory

@@ -116,6 +116,7 @@ const IMAGING_LINKS: &[&str] = &[
     "nifti",
     "png",
     "rayon",
+    "sha2",
     "thiserror",
     "zip",
 ];

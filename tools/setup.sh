@@ -13,6 +13,13 @@ if [ "${1:-}" = test ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 
   packages+=(postgresql)
 fi
 
+# Readers of DICOM results. Their tests say what is missing.
+if [ "${1:-}" = pacs ]; then
+  command -v dsrdump >/dev/null || packages+=(dcmtk)
+  command -v pdftotext >/dev/null || packages+=(poppler-utils)
+  command -v Orthanc >/dev/null || packages+=(orthanc orthanc-dicomweb)
+fi
+
 if [ ${#packages[@]} -gt 0 ]; then
   line="apt-get install -y ${packages[*]}"
   if ! command -v apt-get >/dev/null; then

@@ -4,14 +4,11 @@
 //! whatever the scan's, in the radiological convention: the patient's right is on the left of axial
 //! and coronal planes, the front on the left of sagittal ones. It is drawn from the scan itself, so
 //! a mask that were mirrored or shifted would be seen.
-use std::convert::Infallible;
+mod canvas;
 
-use embedded_graphics::mono_font::MonoTextStyle;
-use embedded_graphics::mono_font::iso_8859_1::{FONT_7X13, FONT_9X15_BOLD};
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
-use embedded_graphics::primitives::{Line, PrimitiveStyle};
-use embedded_graphics::text::{Alignment, Text};
+use embedded_graphics::text::Alignment;
 use glam::{DAffine3, DMat3, DVec3};
 
 use crate::grid::{Grid, GridError, WorldPoint};
@@ -19,6 +16,8 @@ use crate::lesions::{Lesion, Lesions};
 use crate::regions::{Place, Region};
 use crate::resample::{nearest, resample};
 use crate::volume::Volume;
+
+pub(crate) use canvas::Canvas;
 
 /// Millimetres of a pixel.
 const PIXEL_MM: f64 = 0.5;
@@ -33,7 +32,6 @@ const BAR_MM: f64 = 50.0;
 /// The most pixels along a side of a panel: a field of view of 30 cm.
 const MAX_SIDE: f64 = 600.0;
 
-const TEXT: Rgb888 = Rgb888::new(230, 230, 230);
 const OUTLINE: Rgb888 = Rgb888::new(255, 96, 64);
 
 /// Why there is no picture.
@@ -98,11 +96,7 @@ pub struct Shown<'a> {
 pub fn draw(shown: &Shown<'_>, notice: &str) -> Result<Vec<u8>, Error> {
     let scene = *shown;
     let lesions = shown.lesions;
-    let rows: Vec<Option<&Lesion>> = if lesions.items.is_empty() {
-        vec![None]
-    } else {
-        lesions.items.iter().take(ROWS).map(Some).collect()
-    };
+    let rows = rows(lesions, ROWS);
     let sizes = Plane::ALL.map(|plane| scene.size(plane));
     let row_height = sizes.iter().map(|s| s.height).max().unwrap_or(0) + CAPTION + GAP;
     let width = sizes.iter().map(|s| s.width).sum::<u32>() + 4 * GAP;
@@ -142,6 +136,55 @@ pub fn draw(shown: &Shown<'_>, notice: &str) -> Result<Vec<u8>, Error> {
         }
     }
     canvas.png()
+}
+
+/// The largest lesions, each a row; one row of none where there is no lesion.
+fn rows(lesions: &Lesions, most: usize) -> Vec<Option<&Lesion>> {
+    if lesions.items.is_empty() {
+        vec![None]
+    } else {
+        lesions.items.iter().take(most).map(Some).collect()
+    }
+}
+
+/// One lesion, or with none the middle of the head, in three planes.
+pub(crate) struct View<'a> {
+    pub(crate) lesion: Option<&'a Lesion>,
+    /// The point that all three planes go through, RAS+ millimetres.
+    pub(crate) through: DVec3,
+    /// Axial, coronal, sagittal.
+    pub(crate) panels: [Canvas; 3],
+}
+
+/// Views of the largest lesions, at most so many.
+pub(crate) fn views<'a>(shown: &Shown<'a>, most: usize) -> Result<Vec<View<'a>>, Error> {
+    let lesions = shown.lesions;
+    let view = |lesion: Option<&'a Lesion>| {
+        let through = lesion.map_or(shown.middle(), |l| widest(lesions, l));
+        let panel = |plane: Plane| {
+            let size = shown.size(plane);
+            let mut canvas = Canvas::new(size.width, size.height);
+            shown.draw_panel(&mut canvas, plane, through, Point::zero())?;
+            Ok(canvas)
+        };
+        let panels = [
+            panel(Plane::Axial)?,
+            panel(Plane::Coronal)?,
+            panel(Plane::Sagittal)?,
+        ];
+        Ok(View {
+            lesion,
+            through,
+            panels,
+        })
+    };
+    rows(lesions, most).into_iter().map(view).collect()
+}
+
+/// The colour of the outlines of a region's lesions, of all if regions are not known.
+pub(crate) fn outline_rgb(region: Option<Region>) -> [u8; 3] {
+    let colour = region.map_or(OUTLINE, colour_of);
+    [colour.r(), colour.g(), colour.b()]
 }
 
 fn colour_of(region: Region) -> Rgb888 {
@@ -249,10 +292,17 @@ impl Shown<'_> {
     ) -> Result<(), Error> {
         let size = self.size(plane);
         let grid = self.plane_grid(plane, through, size)?;
+        self.paint(canvas, &grid, at);
+        Self::draw_marks(canvas, plane, at, size);
+        Ok(())
+    }
+
+    /// Draws a grid of one slice, i to the right and j downwards, with the lesions' outlines.
+    pub(crate) fn paint(&self, canvas: &mut Canvas, grid: &Grid, at: Point) {
         let Frame { black, white, .. } = self.frame;
-        let (image, _) = resample(self.flair, &grid, black as f32);
-        let inside = nearest(&self.lesions.instances, &grid, 0);
-        let (width, height) = (size.width as usize, size.height as usize);
+        let (image, _) = resample(self.flair, grid, black as f32);
+        let inside = nearest(&self.lesions.instances, grid, 0);
+        let [width, height, _] = grid.shape();
         for y in 0..height {
             for x in 0..width {
                 let value = f64::from(image.at([x, y, 0]));
@@ -273,8 +323,6 @@ impl Shown<'_> {
                 canvas.set(at + Point::new(x as i32, y as i32), colour);
             }
         }
-        Self::draw_marks(canvas, plane, at, size);
-        Ok(())
     }
 
     /// The plane as a grid of one slice: i to the right, j downwards.
@@ -312,90 +360,6 @@ impl Shown<'_> {
         canvas.line(foot + Point::new(0, -4), foot + Point::new(0, 4));
         canvas.line(foot + Point::new(bar, -4), foot + Point::new(bar, 4));
         canvas.small("5 cm", foot + Point::new(bar / 2 - 14, -6));
-    }
-}
-
-/// An RGB picture to draw on.
-struct Canvas {
-    size: Size,
-    rgb: Vec<u8>,
-}
-
-impl Canvas {
-    fn new(width: u32, height: u32) -> Self {
-        Self {
-            size: Size::new(width, height),
-            rgb: vec![0; (width * height * 3) as usize],
-        }
-    }
-
-    fn set(&mut self, at: Point, colour: Rgb888) {
-        let within = at.x >= 0
-            && at.y >= 0
-            && (at.x as u32) < self.size.width
-            && (at.y as u32) < self.size.height;
-        if within {
-            let offset = 3 * (at.x as usize + at.y as usize * self.size.width as usize);
-            self.rgb[offset..offset + 3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
-        }
-    }
-
-    fn coloured(&mut self, text: &str, x: u32, y: u32, colour: Rgb888) {
-        let style = MonoTextStyle::new(&FONT_9X15_BOLD, colour);
-        let drawn = Text::new(text, Point::new(x as i32, y as i32), style).draw(self);
-        debug_assert!(drawn.is_ok());
-    }
-
-    fn text(&mut self, text: &str, x: u32, y: u32, alignment: Alignment) {
-        let style = MonoTextStyle::new(&FONT_9X15_BOLD, TEXT);
-        let drawn =
-            Text::with_alignment(text, Point::new(x as i32, y as i32), style, alignment).draw(self);
-        debug_assert!(drawn.is_ok());
-    }
-
-    fn small(&mut self, text: &str, at: Point) {
-        let drawn = Text::new(text, at, MonoTextStyle::new(&FONT_7X13, TEXT)).draw(self);
-        debug_assert!(drawn.is_ok());
-    }
-
-    fn line(&mut self, from: Point, to: Point) {
-        let drawn = Line::new(from, to)
-            .into_styled(PrimitiveStyle::with_stroke(TEXT, 1))
-            .draw(self);
-        debug_assert!(drawn.is_ok());
-    }
-
-    fn png(self) -> Result<Vec<u8>, Error> {
-        let mut file = Vec::new();
-        let mut encoder = png::Encoder::new(&mut file, self.size.width, self.size.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        encoder.set_compression(png::Compression::Fast);
-        let mut writer = encoder.write_header().map_err(Error::Png)?;
-        writer.write_image_data(&self.rgb).map_err(Error::Png)?;
-        writer.finish().map_err(Error::Png)?;
-        Ok(file)
-    }
-}
-
-impl OriginDimensions for Canvas {
-    fn size(&self) -> Size {
-        self.size
-    }
-}
-
-impl DrawTarget for Canvas {
-    type Color = Rgb888;
-    type Error = Infallible;
-
-    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(
-        &mut self,
-        pixels: I,
-    ) -> Result<(), Infallible> {
-        for Pixel(at, colour) in pixels {
-            self.set(at, colour);
-        }
-        Ok(())
     }
 }
 

@@ -10,6 +10,8 @@
 //!
 //! Not read: other classes than MR, Enhanced MR and Legacy Converted Enhanced MR (they are counted), lossy
 //! pixels, colour, mosaics.
+//!
+//! The way out is [`write`]: what was found, as objects that an archive keeps beside the images.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod archive;
@@ -31,6 +33,7 @@ mod syntax;
     reason = "tests index what they made, and b\"UI\" is a reference"
 )]
 pub(crate) mod synthetic;
+pub mod write;
 
 pub use archive::{ArchiveLimits, members};
 pub use choose::{Choice, Chosen, Decision, NoChoice, SeriesRow, SiteRule, Wish, choose};
