@@ -316,7 +316,7 @@ fn write(folder: &Path, artifacts: &[Artifact], existing: Existing) -> Result<()
     std::fs::create_dir_all(folder).map_err(|e| Failure::file(&files::named(folder, &e)))?;
     let taken = artifacts
         .iter()
-        .map(|a| folder.join(a.name))
+        .map(|a| folder.join(&a.name))
         .find(|path| path.exists());
     if let (Existing::Keep, Some(path)) = (existing, taken) {
         let detail = format!(
@@ -326,7 +326,7 @@ fn write(folder: &Path, artifacts: &[Artifact], existing: Existing) -> Result<()
         return Err(Failure::new(Code::MalformedRequest, detail));
     }
     for artifact in artifacts {
-        files::write(&folder.join(artifact.name), &artifact.bytes, existing)
+        files::write(&folder.join(&artifact.name), &artifact.bytes, existing)
             .map_err(|e| Failure::file(&e))?;
     }
     Ok(())
@@ -387,13 +387,18 @@ fn dicom(path: &Path) -> Result<Input, Failure> {
     Ok(Input::Dicom(all))
 }
 
+/// The moment that results carry.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y%m%d%H%M%S").to_string()
+}
+
 fn one(args: &Args, work: &Work) -> Result<(), Failure> {
     let input = match &args.dicom {
         Some(path) => dicom(path)?,
         None => read(&args.files())?.into(),
     };
     let found = work.segment("study", input)?;
-    write(&args.out, &found.artifacts()?, work.existing)?;
+    write(&args.out, &found.artifacts(&now())?, work.existing)?;
     if args.json {
         return print_json(&found.report);
     }
@@ -552,7 +557,7 @@ fn run_case(args: &Args, case: &Case, work: &Work) -> Row {
             return Ok(("kept", report));
         }
         let found = work.segment(&case.name, files)?;
-        write(&folder, &found.artifacts()?, work.existing)?;
+        write(&folder, &found.artifacts(&now())?, work.existing)?;
         Ok(("succeeded", found.report))
     });
     match outcome {

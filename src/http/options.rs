@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use dawson_imaging::align::Align;
 use dawson_imaging::dicom::Wish;
+use dawson_imaging::dicom::write::Kind;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
@@ -62,7 +63,8 @@ pub(super) struct Options {
     /// Whether an anatomy network, if one is installed, finds the brain and the regions of lesions.
     #[schema(default = true)]
     anatomy: Option<bool>,
-    /// What to make besides the report.
+    /// What to make besides the report; the DICOM objects only of studies that came as DICOM. Unless named, all
+    /// but `dicom_seg_labelmap` and `dicom_sc`.
     outputs: Option<Vec<OutputOption>>,
     /// Which series of a DICOM study are which contrasts, by `SeriesInstanceUID`; the others are found.
     #[schema(example = json!({"flair": "1.3.12.2.1107.5.2.43.1"}))]
@@ -138,6 +140,12 @@ enum OutputOption {
     Preview,
     Brain,
     Regions,
+    DicomSeg,
+    DicomSegLesions,
+    DicomSegLabelmap,
+    DicomSr,
+    DicomPdf,
+    DicomSc,
 }
 
 impl Options {
@@ -290,6 +298,12 @@ impl Options {
                         OutputOption::Preview => Output::Preview,
                         OutputOption::Brain => Output::Brain,
                         OutputOption::Regions => Output::Regions,
+                        OutputOption::DicomSeg => Output::Dicom(Kind::Burden),
+                        OutputOption::DicomSegLesions => Output::Dicom(Kind::EachLesion),
+                        OutputOption::DicomSegLabelmap => Output::Dicom(Kind::LabelMap),
+                        OutputOption::DicomSr => Output::Dicom(Kind::Measurements),
+                        OutputOption::DicomPdf => Output::Dicom(Kind::Document),
+                        OutputOption::DicomSc => Output::Dicom(Kind::Capture),
                     })
                     .collect()
             }),

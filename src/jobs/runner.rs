@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, now_ms};
+use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, moment, now_ms};
 use crate::store::{Job, JobId, State, StoredProgress};
 use crate::telemetry;
 
@@ -281,6 +281,7 @@ impl Jobs {
             settings,
             input,
             cancel: Arc::clone(cancel),
+            computed: moment(job.created_at),
         };
         let span = tracing::Span::current();
         let thread = std::thread::Builder::new()
@@ -529,6 +530,8 @@ struct Task {
     settings: Settings,
     input: Input,
     cancel: Arc<Cancel>,
+    /// When the job was acknowledged: results say so, and an attempt more gives the same ones.
+    computed: String,
 }
 
 impl Task {
@@ -542,6 +545,7 @@ impl Task {
             settings,
             input,
             cancel,
+            computed,
         } = self;
         let mut stage = None;
         let computed = catch_unwind(AssertUnwindSafe(|| {
@@ -550,7 +554,7 @@ impl Task {
                 report.send_replace(Some(p));
             };
             let found = segmenter.segment(input, &model, &settings, &mut progress, &cancel)?;
-            Ok((found.artifacts()?, found.report))
+            Ok((found.artifacts(&computed)?, found.report))
         }));
         match computed {
             Ok(Ok(result)) => Ok(result),

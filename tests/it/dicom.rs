@@ -185,6 +185,55 @@ async fn a_dicom_study_comes_to_the_lesions_of_its_nifti() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn results_of_a_dicom_study_are_dicom_objects_of_the_same_patient() {
+    let service = Service::start(ServiceOptions::default()).await;
+    let form = Form::default().part("study", &zipped(&study(&[Contrast::Flair])));
+    let job = service.run(form).await.json();
+    let found = lesions(&job)["count"].as_u64().unwrap();
+    assert!(found > 0, "the phantom has lesions");
+    let listed = service
+        .get(job["links"]["artifacts"].as_str().unwrap())
+        .await
+        .json();
+    let objects: Vec<&Value> = listed["artifacts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|a| a["media_type"] == "application/dicom")
+        .collect();
+    let names: Vec<&str> = objects
+        .iter()
+        .map(|a| a["name"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "dicom_seg.dcm",
+        "dicom_seg_lesions.dcm",
+        "dicom_sr.dcm",
+        "dicom_pdf.dcm",
+    ];
+    assert_eq!(names, expected);
+    for object in objects {
+        let bytes = service.get(object["href"].as_str().unwrap()).await.body;
+        assert_eq!(&bytes[128..132], b"DICM");
+        let holds = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+        // Whose it is, and the series that it lies on.
+        for text in [
+            "Doe^Jane",
+            "MRN-4711",
+            "1.2.840.99",
+            &series(Contrast::Flair),
+        ] {
+            assert!(holds(text), "{} lacks {text}", object["name"]);
+        }
+    }
+    let asked = Form::of(&[Contrast::Flair]).options(&json!({ "outputs": ["dicom_seg"] }));
+    let job = service.run(asked).await.json();
+    assert_eq!(lesions(&job)["count"].as_u64(), Some(found));
+    let warnings = job["report"]["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|w| w["code"] == "not_dicom"), "{job}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_one_by_one_are_the_same_study() {
     let service = Service::start(ServiceOptions::default()).await;
     let files = study(&[Contrast::Flair]);

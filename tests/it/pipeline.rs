@@ -138,7 +138,12 @@ fn only_what_was_asked_for_is_made() {
         ..Asked::default()
     };
     let found = segment(&segmenter, study(&[Contrast::Flair]), &asked).unwrap();
-    let names: Vec<_> = found.artifacts().unwrap().iter().map(|a| a.name).collect();
+    let names: Vec<_> = found
+        .artifacts("20260102101500")
+        .unwrap()
+        .iter()
+        .map(|a| a.name.clone())
+        .collect();
     assert_eq!(names, ["lesions.nii.gz", "report.json"]);
 }
 

@@ -142,7 +142,7 @@ impl JobFiles {
         let stored = artifacts
             .iter()
             .map(|artifact| StoredFile {
-                name: artifact.name.to_owned(),
+                name: artifact.name.clone(),
                 media_type: artifact.media_type.name().to_owned(),
                 bytes: artifact.bytes.len() as u64,
                 sha256: hex::encode(Sha256::digest(&artifact.bytes)),
@@ -152,14 +152,16 @@ impl JobFiles {
             Place::Folder(folder) => {
                 let folder = folder.clone();
                 blocking(move || {
-                    let files = artifacts.iter().map(|a| (a.name, a.bytes.as_slice()));
+                    let files = artifacts
+                        .iter()
+                        .map(|a| (a.name.as_str(), a.bytes.as_slice()));
                     folder.write_all(&id.to_string(), &results(attempt), files)
                 })
                 .await?;
             }
             Place::Bucket(bucket) => {
                 for artifact in artifacts {
-                    let key = key(id, &results(attempt), artifact.name);
+                    let key = key(id, &results(attempt), &artifact.name);
                     bucket.put(&key, Bytes::from(artifact.bytes)).await?;
                 }
             }

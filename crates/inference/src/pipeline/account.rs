@@ -5,9 +5,10 @@ use dawson_imaging::regions::Place;
 use dawson_imaging::study::Study;
 
 use super::{Run, Settings, infer, quality};
+use crate::models::Heading;
 use crate::report::{
-    BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, SeriesReport,
-    SettingsReport, StudyReport,
+    BoxReport, ContrastReport, EngineReport, LesionReport, LesionsReport, ModelReport,
+    SeriesReport, SettingsReport, StudyReport,
 };
 
 pub(super) fn study_report(
@@ -31,6 +32,14 @@ pub(super) fn study_report(
         foreground_ml: voxels as f64 * study.grid.voxel_ml(),
         signal_to_noise: seen.signal_to_noise,
         ghosting: seen.ghosting,
+    }
+}
+
+pub(super) fn model_report(heading: &Heading) -> ModelReport {
+    ModelReport {
+        name: heading.name.clone(),
+        version: heading.version.clone(),
+        sha256: heading.sha256.clone(),
     }
 }
 

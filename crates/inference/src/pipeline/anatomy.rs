@@ -10,11 +10,12 @@ use dawson_imaging::regions::{Place, Region, TOUCH_MM};
 use dawson_imaging::study::{self, Cut};
 use dawson_imaging::volume::Volume;
 
+use super::account::model_report;
 use super::infer::receive;
 use super::{Error, Output, Run, Settings, error, looks};
 use crate::engine::{Cancel, Patch, Precision};
 use crate::models::AnatomyModel;
-use crate::report::{AnatomyReport, ModelReport, RegionReport, Warning};
+use crate::report::{AnatomyReport, RegionReport, Warning};
 
 /// Whole brains are within this, millilitres.
 const PLAUSIBLE_ML: std::ops::RangeInclusive<f64> = 700.0..=2200.0;
@@ -155,9 +156,9 @@ fn look(
 }
 
 /// Says which files were asked for that only an anatomy network can give.
-pub(super) fn missing_outputs(settings: &Settings) -> Option<Warning> {
+pub(super) fn missing_outputs(settings: &Settings, told: Option<&Anatomy>) -> Option<Warning> {
     let asked = settings.outputs_named && settings.outputs.contains(&Output::Regions);
-    asked.then(|| {
+    (asked && told.is_none()).then(|| {
         let detail = "regions were asked for, but the parts of the head are not known".to_owned();
         error::warning("anatomy_not_told", None, detail)
     })
@@ -169,7 +170,6 @@ pub(super) fn report(
     lesions: &Lesions,
     places: &[Place],
 ) -> AnatomyReport {
-    let heading = &model.manifest.heading;
     let regions = Region::ALL.map(|region| {
         let of_region = || {
             let pairs = places.iter().zip(&lesions.items);
@@ -182,11 +182,7 @@ pub(super) fn report(
         }
     });
     AnatomyReport {
-        model: ModelReport {
-            name: heading.name.clone(),
-            version: heading.version.clone(),
-            sha256: heading.sha256.clone(),
-        },
+        model: model_report(&model.manifest.heading),
         brain_ml: anatomy.brain_ml(),
         ventricles_ml: anatomy.volume_ml(Part::Ventricles),
         cortex_ml: anatomy.volume_ml(Part::Cortex),

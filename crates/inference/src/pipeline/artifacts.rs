@@ -1,11 +1,13 @@
 //! A result as files.
+use dawson_imaging::dicom::Source;
+use dawson_imaging::dicom::write::{self, Captured, Findings, Flag, Kind, MadeBy, Moment, Writer};
 use dawson_imaging::nifti::{Compression, Element, SpatialFields, encode};
 use dawson_imaging::preview::{self, Shown};
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
 
-use super::{Error, Output, Segmentation};
-use crate::report::NOTICE;
+use super::{Error, Output, Segmentation, Settings, error};
+use crate::report::{ModelReport, NOTICE, Warning};
 
 /// What kind of file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum MediaType {
     Png,
     /// `.json`
     Json,
+    /// `.dcm`
+    Dicom,
 }
 
 impl MediaType {
@@ -26,6 +30,7 @@ impl MediaType {
             Self::Nifti => "application/gzip",
             Self::Png => "image/png",
             Self::Json => "application/json",
+            Self::Dicom => "application/dicom",
         }
     }
 }
@@ -34,30 +39,51 @@ impl MediaType {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
     /// Its name, such as `lesions.nii.gz`.
-    pub name: &'static str,
+    pub name: String,
     /// Its kind.
     pub media_type: MediaType,
     /// Its content.
     pub bytes: Vec<u8>,
 }
 
+fn named(model: &ModelReport) -> write::Model<'_> {
+    write::Model {
+        name: &model.name,
+        version: &model.version,
+        sha256: &model.sha256,
+    }
+}
+
+/// Says which files were asked for that only a DICOM study has.
+pub(super) fn missing_objects(settings: &Settings, source: Option<&Source>) -> Option<Warning> {
+    let is_object = |output: &Output| matches!(output, Output::Dicom(_));
+    let asked = settings.outputs_named && settings.outputs.iter().any(is_object);
+    (asked && source.is_none()).then(|| {
+        let detail = "DICOM objects were asked for, but the study came as NIfTI".to_owned();
+        error::warning("not_dicom", None, detail)
+    })
+}
+
 impl Segmentation {
     /// Makes the files that were asked for, and `report.json`.
     ///
-    /// NIfTI files lie on the FLAIR's own grid with its sform, qform, codes and units.
+    /// NIfTI files lie on the FLAIR's own grid with its sform, qform, codes and units; DICOM objects on the
+    /// slices of its series. These say that they were computed at `computed`, `YYYYMMDDHHMMSS` UTC: the same
+    /// moment gives the same bytes.
     ///
     /// # Errors
-    /// [`Error::Preview`], [`Error::Report`].
-    pub fn artifacts(&self) -> Result<Vec<Artifact>, Error> {
+    /// [`Error::Preview`], [`Error::Report`], [`Error::Object`].
+    pub fn artifacts(&self, computed: &str) -> Result<Vec<Artifact>, Error> {
         let mut artifacts: Vec<Artifact> = self
             .outputs
             .par_iter()
             .filter_map(|&output| self.artifact(output).transpose())
             .collect::<Result<_, _>>()?;
+        artifacts.extend(self.objects(computed).map_err(Error::Object)?);
         let mut bytes = serde_json::to_vec_pretty(&self.report).map_err(Error::Report)?;
         bytes.push(b'\n');
         artifacts.push(Artifact {
-            name: "report.json",
+            name: "report.json".to_owned(),
             media_type: MediaType::Json,
             bytes,
         });
@@ -84,7 +110,7 @@ impl Segmentation {
                     frame: self.frame,
                 };
                 Artifact {
-                    name: "preview.png",
+                    name: "preview.png".to_owned(),
                     media_type: MediaType::Png,
                     bytes: preview::draw(&shown, NOTICE).map_err(Error::Preview)?,
                 }
@@ -100,15 +126,63 @@ impl Segmentation {
                 };
                 self.nifti("regions.nii.gz", &self.lesions.instances.map(code))
             }
-            Output::Regions => return Ok(None),
+            Output::Regions | Output::Dicom(_) => return Ok(None),
         };
         Ok(Some(made))
+    }
+
+    /// The DICOM objects that were asked for, if the study came as DICOM.
+    fn objects(&self, computed: &str) -> Result<Vec<Artifact>, write::Error> {
+        let kind = |output: &Output| match output {
+            Output::Dicom(kind) => Some(*kind),
+            _ => None,
+        };
+        let kinds: Vec<Kind> = self.outputs.iter().filter_map(kind).collect();
+        let Some(source) = self.source.as_ref().filter(|_| !kinds.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let report = &self.report;
+        let (moment, also_seen) = (
+            Moment::parse(computed)?,
+            self.also_seen.iter().collect::<Vec<_>>(),
+        );
+        let flags: Vec<Flag<'_>> = report
+            .warnings
+            .iter()
+            .map(|warning| Flag {
+                code: &warning.code,
+                detail: &warning.detail,
+            })
+            .collect();
+        let writer = Writer::new(Findings {
+            source,
+            also_seen: &also_seen,
+            flair: &self.flair,
+            lesions: &self.lesions,
+            places: &self.places,
+            frame: self.frame,
+            made_by: MadeBy {
+                version: env!("CARGO_PKG_VERSION"),
+                model: named(&report.model),
+                anatomy: report.anatomy.as_ref().map(|told| named(&told.model)),
+                method: &report.lesions.counting_rule,
+            },
+            flags: &flags,
+            computed: &moment,
+        })?;
+        let objects = writer.objects(&kinds, Captured::WithLesions)?;
+        let artifact = |object: write::Object| Artifact {
+            name: object.name,
+            media_type: MediaType::Dicom,
+            bytes: object.file,
+        };
+        Ok(objects.into_iter().map(artifact).collect())
     }
 
     fn nifti<T: Element>(&self, name: &'static str, volume: &Volume<T>) -> Artifact {
         let spatial: &SpatialFields = &self.spatial;
         Artifact {
-            name,
+            name: name.to_owned(),
             media_type: MediaType::Nifti,
             bytes: encode(volume, spatial, Compression::Gzip),
         }

@@ -69,6 +69,7 @@ impl Selection {
     pub(super) fn decode(mut self, wishes: &[Wish]) -> Result<Taken, Error> {
         let mut decoded = Vec::new();
         let mut source = None;
+        let mut also = Vec::new();
         for chosen in std::mem::take(&mut self.choice.chosen) {
             let contrast = chosen.contrast;
             let Some(stack) = self.study.stacks.get(chosen.stack) else {
@@ -81,6 +82,8 @@ impl Selection {
                     hash.update(values.collect::<Vec<u8>>());
                     if contrast == Contrast::Flair {
                         source = Some(scan.source);
+                    } else {
+                        also.push((contrast, scan.source));
                     }
                     decoded.push(Decoded {
                         contrast,
@@ -109,6 +112,7 @@ impl Selection {
         Ok(Taken {
             decoded,
             source,
+            also,
             series: self.choice.series.iter().map(series_report).collect(),
             warnings,
         })

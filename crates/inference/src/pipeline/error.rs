@@ -96,6 +96,9 @@ pub enum Error {
     /// The report could not be written.
     #[error("the report could not be written: {0}")]
     Report(serde_json::Error),
+    /// A DICOM object that could not be made.
+    #[error(transparent)]
+    Object(dicom::write::Error),
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -128,7 +131,7 @@ impl Error {
             Self::Engine(error) => engine_code(error),
             Self::Cancelled => Code::Cancelled,
             // `study::Error` may grow; what it adds is ours to explain.
-            Self::Study(_) | Self::Preview(_) | Self::Report(_) => Code::Internal,
+            Self::Study(_) | Self::Preview(_) | Self::Report(_) | Self::Object(_) => Code::Internal,
         }
     }
 

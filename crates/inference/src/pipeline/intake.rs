@@ -65,6 +65,8 @@ pub(super) struct Taken {
     pub(super) decoded: Vec<Decoded>,
     /// The series of the FLAIR, if it is DICOM.
     pub(super) source: Option<Source>,
+    /// The series of the other contrasts, if they are.
+    pub(super) also: Vec<(Contrast, Source)>,
     /// Every series of a DICOM study, and what became of it.
     pub(super) series: Vec<SeriesReport>,
     pub(super) warnings: Vec<Warning>,
@@ -80,6 +82,7 @@ pub(super) fn take(input: Input, run: Run<'_>) -> Result<Taken, Error> {
             return Ok(Taken {
                 decoded: decode(files, run)?,
                 source: None,
+                also: Vec::new(),
                 series: Vec::new(),
                 warnings: Vec::new(),
             });

@@ -18,7 +18,7 @@ mod settings;
 
 use std::sync::Arc;
 
-use account::{engine_report, lesions_report, settings_report, study_report};
+use account::{engine_report, lesions_report, model_report, settings_report, study_report};
 use anatomy::Seen;
 pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
@@ -43,7 +43,7 @@ pub use settings::{Asked, OutOfRange, Output, Settings};
 pub use crate::engine::{Cancel, Precision};
 use crate::engine::{Engine, EngineInfo};
 use crate::models::{self, AnatomyModel, Model, golden};
-use crate::report::{ModelReport, NOTICE, Report, SCHEMA};
+use crate::report::{NOTICE, Report, SCHEMA};
 
 /// One contrast's file.
 #[derive(Debug, Clone)]
@@ -104,6 +104,8 @@ pub struct Segmentation {
     pub lesions: Lesions,
     /// The DICOM series that the FLAIR was made of; none for NIfTI.
     pub source: Option<Source>,
+    /// Those of the other contrasts that the network saw.
+    pub also_seen: Vec<Source>,
     /// What was found, and how.
     pub report: Report,
     /// The brain on the FLAIR's own grid, if it is known.
@@ -228,6 +230,7 @@ fn segment(
     let Taken {
         decoded,
         source,
+        also,
         series,
         mut warnings,
     } = take(input, run)?;
@@ -295,18 +298,14 @@ fn segment(
         &mut warnings,
     );
     let brain = (study.extent != Extent::Head).then_some(foreground);
-    if anatomy.is_none() {
-        warnings.extend(anatomy::missing_outputs(run.settings));
-    }
+    let settings = run.settings;
+    warnings.extend(anatomy::missing_outputs(settings, anatomy.as_ref()));
+    warnings.extend(artifacts::missing_objects(settings, source.as_ref()));
 
     let timings_s = clock.end(inferred.network_s, anatomy_network_s);
     let report = Report {
         schema: SCHEMA.to_owned(),
-        model: ModelReport {
-            name: run.model.manifest.heading.name.clone(),
-            version: run.model.manifest.heading.version.clone(),
-            sha256: run.model.sha256().to_owned(),
-        },
+        model: model_report(&run.model.manifest.heading),
         engine: engine_report(run),
         study: study_report(&study, contrasts, series, seen),
         settings: settings_report(run.settings, &inferred),
@@ -319,6 +318,8 @@ fn segment(
         timings_s,
         notice: NOTICE.to_owned(),
     };
+    let seen = |contrast: &Contrast| run.model.manifest.input.contrasts.contains(contrast);
+    let also_seen = also.into_iter().filter(|(contrast, _)| seen(contrast));
     let outputs = run.settings.outputs.clone();
     Ok(Segmentation {
         flair,
@@ -326,6 +327,7 @@ fn segment(
         probability,
         lesions,
         source,
+        also_seen: also_seen.map(|(_, source)| source).collect(),
         report,
         brain,
         places,

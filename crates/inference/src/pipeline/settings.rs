@@ -5,7 +5,7 @@
 use std::num::NonZeroUsize;
 
 use dawson_imaging::align::Align;
-use dawson_imaging::dicom::Wish;
+use dawson_imaging::dicom::{Wish, write::Kind};
 use dawson_imaging::vote::Weighting;
 
 use crate::engine::Precision;
@@ -55,17 +55,40 @@ pub enum Output {
     Brain,
     /// `regions.nii.gz`: 0, and for each lesion the number of its region.
     Regions,
+    /// `<kind>.dcm`: a DICOM object, of studies that came as DICOM.
+    Dicom(Kind),
 }
 
 impl Output {
-    /// Every output.
-    pub const ALL: [Self; 6] = [
+    /// What is made unless outputs are named: all but captures, which are large, and the label map, which
+    /// many archives refuse.
+    pub const DEFAULT: [Self; 10] = [
         Self::Lesions,
         Self::Instances,
         Self::Probability,
         Self::Preview,
         Self::Brain,
         Self::Regions,
+        Self::Dicom(Kind::Burden),
+        Self::Dicom(Kind::EachLesion),
+        Self::Dicom(Kind::Measurements),
+        Self::Dicom(Kind::Document),
+    ];
+
+    /// Every output.
+    pub const ALL: [Self; 12] = [
+        Self::Lesions,
+        Self::Instances,
+        Self::Probability,
+        Self::Preview,
+        Self::Brain,
+        Self::Regions,
+        Self::Dicom(Kind::Burden),
+        Self::Dicom(Kind::EachLesion),
+        Self::Dicom(Kind::LabelMap),
+        Self::Dicom(Kind::Measurements),
+        Self::Dicom(Kind::Document),
+        Self::Dicom(Kind::Capture),
     ];
 
     /// The name on the wire.
@@ -78,6 +101,7 @@ impl Output {
             Self::Preview => "preview",
             Self::Brain => "brain",
             Self::Regions => "regions",
+            Self::Dicom(kind) => kind.name(),
         }
     }
 }
@@ -153,7 +177,7 @@ impl Settings {
         for output in asked
             .outputs
             .clone()
-            .unwrap_or_else(|| Output::ALL.to_vec())
+            .unwrap_or_else(|| Output::DEFAULT.to_vec())
         {
             if !outputs.contains(&output) {
                 outputs.push(output);
@@ -237,7 +261,7 @@ mod tests {
             (settings.voting, settings.patch),
             (manifest.patches.voting, manifest.patches.shape)
         );
-        assert_eq!(settings.outputs, Output::ALL);
+        assert_eq!(settings.outputs, Output::DEFAULT);
     }
 
     #[test]
