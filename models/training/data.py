@@ -88,8 +88,8 @@ class PatchSource:
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
         plan, contrasts = self.recipe.patches, (len(patch), 1, 1, 1)
         hidden = patch <= OUTSIDE if self.recipe.task == "lesion" else patch == 0
-        if rng.random() < plan.fade:
-            patch[0] = faded(patch[0], classes, rng)
+        if any(plan.fade):
+            patch = faded(patch, classes, plan.fade, rng)
         if any(plan.mottle) or any(plan.spots):
             patch = patch + mottle(classes, plan.mottle, plan.spots, rng)
         patch = patch * np.exp(rng.uniform(-plan.scale, plan.scale, contrasts)).astype(np.float32)

@@ -13,7 +13,10 @@ import numpy as np
 from arrays import Array, Rng, Shape, blur, field
 from recipe import LESION_BIT
 
-_TISSUE = (1, 2, 4, 5)
+_SIGNS = (1, -1, 1)
+"""Whether lesions are brighter or darker than white matter, contrast by contrast."""
+_WHITE = 1
+_TISSUE = (_WHITE, 2, 4, 5)
 """Classes of the side task that are neither background nor fluid."""
 
 
@@ -42,14 +45,21 @@ def mottle(label: Array, texture: tuple[float, ...], spots: tuple[float, ...], r
     return gained * tissue
 
 
-def faded(flair: Array, label: Array, rng: Rng) -> Array:
-    """Lesions bright in places and faint elsewhere, as confluent ones are: what exceeds a floor is
-    taken away by a share that varies from place to place."""
-    floor = rng.uniform(1.2, 1.9)
-    longest = max(label.shape)
-    share = np.clip(0.5 + 0.6 * field(rng, label.shape, round(longest / rng.uniform(8, 24))), 0, 1)
+def faded(patch: Array, label: Array, chances: tuple[float, ...], rng: Rng) -> Array:
+    """Lesions that stand out in places only, as confluent ones do, by a share of their contrast that
+    varies from place to place: in FLAIR down to a floor, in T1w and T2w until nothing is left of it."""
+    white = label == _WHITE
     lesion = blur((label >> LESION_BIT).astype(np.float32), 0.7)
-    return flair - share * lesion * np.maximum(flair - floor, 0)
+    changed = patch.copy()
+    for n, chance in enumerate(chances):
+        if rng.random() >= chance or (n and not white.any()):
+            continue
+        level = np.median(patch[n][white]) if n else rng.uniform(1.2, 1.9)
+        cells = round(max(label.shape) / rng.uniform(8, 24))
+        share = np.clip(rng.uniform(0.3, 0.9) + 0.6 * field(rng, label.shape, cells), 0, 1)
+        beyond = np.maximum(_SIGNS[n] * (patch[n] - level), 0)
+        changed[n] -= _SIGNS[n] * share * lesion * beyond
+    return changed
 
 
 def _texture(shape: Shape, rng: Rng) -> Array:

@@ -66,8 +66,8 @@ class Patches:
     darker: tuple[float, ...] = (0.0,)
     """The most by which a patch's lesions are made darker in each contrast: T1w lesions range from
     iso-intense to black holes."""
-    fade: float = 0.0
-    """How often a patch's lesions are bright in FLAIR in places only."""
+    fade: tuple[float, ...] = ()
+    """How often a patch's lesions stand out in places only, contrast by contrast."""
     mottle: tuple[float, ...] = ()
     """The most texture (standard deviation) that tissue of a label map is given in each contrast;
     below 0 where it darkens what it brightens in FLAIR."""
@@ -118,9 +118,9 @@ class Recipe:
             if edge % self.network.multiple:
                 raise RecipeError(
                     f"a patch edge of {edge} is no multiple of {self.network.multiple}")
-        for name in ("drop", "ramp", "darker", "mottle", "spots"):
+        for name in ("drop", "ramp", "darker", "fade", "mottle", "spots"):
             given = len(getattr(self.patches, name))
-            optional = name in ("mottle", "spots")
+            optional = name in ("fade", "mottle", "spots")
             if given != self.network.inputs and not (optional and given == 0):
                 raise RecipeError(f"{name} has {given} entries for {self.network.inputs} contrasts")
 

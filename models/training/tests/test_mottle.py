@@ -54,15 +54,18 @@ def test_a_seed_makes_one_texture() -> None:
     assert (one != other).any()
 
 
-def test_a_faded_lesion_stays_above_its_floor_and_its_surroundings_stay_as_they_are() -> None:
+def test_a_faded_lesion_keeps_its_side_of_what_is_normal_and_nothing_else_changes() -> None:
     label = full_of(WHITE)
     label[8:24, 8:24, 8:24] |= 1 << LESION_BIT
-    flair = np.where(label >> LESION_BIT, 3.0, 0.5).astype(np.float32)
-    least = 3.0
+    lesion = label >> LESION_BIT > 0
+    patch = np.stack([np.where(lesion, sick, 0.5) for sick in (3.0, -1.0, 2.0)]).astype(np.float32)
+    changed = np.zeros(3)
     for seed in range(10):
-        after = faded(flair, label, np.random.default_rng(seed))
-        assert (after[label == WHITE] == 0.5).all()
-        assert after.min() == 0.5
-        assert (after[10:22, 10:22, 10:22] >= 1.2).all()
-        least = min(least, float(after[10:22, 10:22, 10:22].min()))
-    assert least < 1.8
+        after = faded(patch, label, (0.5, 0.5, 0.5), np.random.default_rng(seed))
+        assert (after[:, ~lesion] == 0.5).all()
+        flair, t1w, t2w = after[:, lesion]
+        assert (flair >= 1.2).all()
+        assert (t1w <= 0.5).all()
+        assert (t2w >= 0.5).all()
+        changed += (after != patch).any((1, 2, 3))
+    assert ((changed > 0) & (changed < 10)).all()
