@@ -17,8 +17,8 @@ from scipy import ndimage
 from arrays import Array
 from cases import read_cases
 from contrasts import CONTRASTS
-from data import LESION_BIT
 from evaluate import brain_of, pool_samples
+from recipe import LESION_BIT
 
 FEWEST = 200
 """Voxels of lesion below which a sample says too little."""

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from arrays import Array, Rng, Shape, blur
+from mottle import faded, mottle
 from normalise import MISSING, OUTSIDE
 from pool import label_of, paths_of
-from recipe import Recipe
+from recipe import LESION_BIT, Recipe
 
-LESION_BIT = 7
+OPEN_SAMPLES = 200
+"""Samples whose labels stay in memory, at 10 to 15 MB each; their images are mapped."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,18 @@ class PatchSource:
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
         plan, contrasts = self.recipe.patches, (len(patch), 1, 1, 1)
         hidden = patch <= OUTSIDE if self.recipe.task == "lesion" else patch == 0
-        patch = patch * np.exp(rng.uniform(-plan.scale, plan.scale, contrasts))
-        patch = patch + rng.normal(0, plan.offset, contrasts)
+        if any(plan.fade):
+            patch = faded(patch, classes, plan.fade, rng)
+        if any(plan.mottle) or any(plan.spots):
+            patch = patch + mottle(classes, plan.mottle, plan.spots, rng)
+        patch = patch * np.exp(rng.uniform(-plan.scale, plan.scale, contrasts)).astype(np.float32)
+        patch = patch + rng.normal(0, plan.offset, contrasts).astype(np.float32)
         if any(plan.darker):
             soft = blur((classes >> LESION_BIT).astype(np.float32), 0.7)
-            patch = patch - rng.uniform(0, 1, contrasts) * _column(plan.darker) * soft
+            patch = patch - rng.random(contrasts, np.float32) * _column(plan.darker) * soft
         patch = patch + _ramps(plan.ramp, patch.shape[1:], rng)
-        patch = patch + rng.uniform(0, plan.noise) * rng.normal(size=patch.shape)
+        noise = rng.standard_normal(patch.shape, np.float32)
+        patch = patch + np.float32(rng.uniform(0, plan.noise)) * noise
         patch[hidden] = OUTSIDE if self.recipe.task == "lesion" else 0.0
         for contrast, rate in enumerate(plan.drop):
             if rng.random() < rate:
@@ -115,9 +122,9 @@ class PatchSource:
                 time.sleep(0.2)
             label = np.load(label_of(image_path))
             self._open[image_path] = (np.load(image_path, mmap_mode="r"), label,
-                                      np.flatnonzero(label >> LESION_BIT),
-                                      np.flatnonzero(label & (2**LESION_BIT - 1)))
-            if len(self._open) > 16:
+                                      np.flatnonzero(label >> LESION_BIT).astype(np.int32),
+                                      np.flatnonzero(label & (2**LESION_BIT - 1)).astype(np.int32))
+            if len(self._open) > OPEN_SAMPLES:
                 self._open.popitem(last=False)
         return self._open[image_path]
 

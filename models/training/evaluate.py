@@ -27,7 +27,6 @@ from arrays import Array
 from cases import read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from data import LESION_BIT
 from measures import (
     SIZES_ML,
     Agreement,
@@ -42,7 +41,7 @@ from normalise import OUTSIDE
 from predict import lesion_probability, look_at
 from randomised import CLASSES
 from rawscans import brain_figures
-from recipe import Recipe
+from recipe import LESION_BIT, Recipe
 
 SUBSETS = (("flair",), ("flair", "t1w"), ("flair", "t2w"), CONTRASTS)
 TRUTH_MIN_ML = 0.003

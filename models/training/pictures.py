@@ -23,11 +23,11 @@ from arrays import Array
 from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from data import LESION_BIT
 from evaluate import pool_samples
 from measures import Rule
 from predict import anatomy_of, lesion_probability
 from randomised import CLASSES
+from recipe import LESION_BIT
 
 mpl.use("Agg")
 

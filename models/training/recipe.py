@@ -16,6 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from losses import Term
 from network import Sizes
 
+LESION_BIT = 7
+"""Of a sample's label: marks a lesion; the bits below it are the class of the side task."""
 UNKNOWN = 127
 """Class of brain tissue that nobody has named; the side task leaves it out."""
 
@@ -64,6 +66,13 @@ class Patches:
     darker: tuple[float, ...] = (0.0,)
     """The most by which a patch's lesions are made darker in each contrast: T1w lesions range from
     iso-intense to black holes."""
+    fade: tuple[float, ...] = ()
+    """How often a patch's lesions stand out in places only, contrast by contrast."""
+    mottle: tuple[float, ...] = ()
+    """The most texture (standard deviation) that tissue of a label map is given in each contrast;
+    below 0 where it darkens what it brightens in FLAIR."""
+    spots: tuple[float, ...] = ()
+    """The most by which spots that are no lesions stand out of such tissue in each contrast."""
     noise: float = 0.0
     """The most by which single voxels are disturbed (standard deviation)."""
     drop: tuple[float, ...] = (0.0,)
@@ -109,9 +118,10 @@ class Recipe:
             if edge % self.network.multiple:
                 raise RecipeError(
                     f"a patch edge of {edge} is no multiple of {self.network.multiple}")
-        for name in ("drop", "ramp", "darker"):
+        for name in ("drop", "ramp", "darker", "fade", "mottle", "spots"):
             given = len(getattr(self.patches, name))
-            if given != self.network.inputs:
+            optional = name in ("fade", "mottle", "spots")
+            if given != self.network.inputs and not (optional and given == 0):
                 raise RecipeError(f"{name} has {given} entries for {self.network.inputs} contrasts")
 
 

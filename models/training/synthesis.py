@@ -159,7 +159,7 @@ def _scene(head: Room, placed: Array, truth: Array, grid: torch.Tensor, shape: S
         tissue[septum] = CLASS["white"]
     white = tissue == CLASS["white"]
     plexus = (tissue == CLASS["lateral_ventricle"]) & (field(rng, shape, 8) > 0.6)
-    plexus &= field(rng, shape, 34) > rng.uniform(1.2, 2.0)
+    plexus &= field(rng, shape, 34) > rng.uniform(0.6, 2.0)
     plexus |= tissue == CLASS["plexus"]
     tissue[plexus] = CLASS["plexus"]
     edge = rng.uniform(0.4, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 1.8)
@@ -238,18 +238,24 @@ def _paint(scene: Scene, contrast: str, rng: Rng) -> Array:
         case "t1w":  # from iso-intense to black holes
             low = 1 - (1 - mean[CLASS["cortex"]]) * rng.uniform(0.4, 1.7)
             black = rng.uniform(0.1, 1.0) * (0.5 + 0.8 * scene.core)
-            drop = (1 - low) * scene.gain * (0.55 + 0.45 * black)
+            drop = (1 - low) * scene.gain * (0.55 + 0.45 * black) * _own_strength(shape, rng)
             image -= np.clip(np.minimum(drop, image - 0.3), 0, None) * scene.lesion
             image -= rng.uniform(0, 0.08) * (scene.halo + scene.haze + scene.caps)
-            image[scene.plexus] = rng.uniform(0.5, 0.9)
+            enhanced = rng.random() < 0.3
+            image[scene.plexus] = rng.uniform(0.9, 1.6) if enhanced else rng.uniform(0.5, 0.9)
         case "t2w":
             peak = rng.uniform(0.5, 2.2)
             strength = scene.gain * scene.texture * (0.75 + 0.4 * scene.core)
-            image += peak * strength * scene.lesion
+            image += peak * strength * _own_strength(shape, rng) * scene.lesion
             image += peak * rng.uniform(0, 0.2) * (scene.halo + scene.haze + scene.caps)
             image += rng.uniform(0, 0.3) * scene.rim
             image[scene.plexus] = rng.uniform(1.3, 2.6)
     return image
+
+
+def _own_strength(shape: Shape, rng: Rng) -> Array:
+    """What is bright in FLAIR may hardly show in T1w or T2w, and the lesion beside it clearly."""
+    return np.clip(0.8 + 0.35 * field(rng, shape, 14), 0.05, 1.4)
 
 
 def _paint_flair(image: Array, scene: Scene, mean: Array, rng: Rng) -> None:

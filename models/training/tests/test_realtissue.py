@@ -13,13 +13,13 @@ from scipy import ndimage
 
 from arrays import Array, Rng
 from cases import Case
-from data import LESION_BIT, PatchSource
+from data import PatchSource
 from evaluate import was_seen
 from lesions import Piece
 from normalise import MISSING, OUTSIDE
 from pool import fill
 from realtissue import _carve, real_sample
-from recipe import UNKNOWN, Recipe
+from recipe import LESION_BIT, UNKNOWN, Recipe
 from smoke import fill_with_balls
 from train import _side_loss
 
