@@ -124,6 +124,7 @@ async fn each_scope_opens_its_routes_and_no_others() {
         ),
         (Method::GET, job("/bundle.zip"), &[Read, Admin]),
         (Method::GET, "/v1/models".to_owned(), &[Submit, Read, Admin]),
+        (Method::POST, "/v1/models/reload".to_owned(), &[Admin]),
         (
             Method::GET,
             "/v1/models/tiny-lesion".to_owned(),

@@ -206,10 +206,10 @@ async fn results_of_a_dicom_study_are_dicom_objects_of_the_same_patient() {
         .map(|a| a["name"].as_str().unwrap())
         .collect();
     let expected = [
+        "dicom_pdf.dcm",
         "dicom_seg.dcm",
         "dicom_seg_lesions.dcm",
         "dicom_sr.dcm",
-        "dicom_pdf.dcm",
     ];
     assert_eq!(names, expected);
     for object in objects {
