@@ -35,10 +35,10 @@ def test_the_bill_lists_crates_the_runtime_and_the_networks_by_hash(bill):
     (runtime,) = (p for ref, p in parts.items() if ref.startswith("runtime/"))
     assert runtime["hashes"][0]["content"] == (RUNTIME / "SHA256").read_text().strip()
     assert {p["name"] for p in runtime["components"]} == {p.name for p in RUNTIME.glob("*.so*")}
-    networks = {p["name"]: p for p in parts.values() if p["type"] == "machine-learning-model"}
+    networks = {(p["name"], p["version"]): p for p in parts.values() if p["type"] == "machine-learning-model"}
     for manifest in (ROOT / "models").glob("*/*/model.toml"):
         said = tomllib.loads(manifest.read_text())
-        assert networks[said["name"]]["hashes"][0]["content"] == said["sha256"]
+        assert networks[said["name"], said["version"]]["hashes"][0]["content"] == said["sha256"]
 
 
 def test_the_same_sources_give_the_same_bill(bill, tmp_path):
