@@ -17,7 +17,7 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from service import PROGRAM, ROOT, Service  # noqa: E402, F401  (the tests take it from here)
+from service import PROGRAM, ROOT, Service, demo  # noqa: E402, F401  (the tests take them from here)
 
 TINY = ("--models", str(ROOT / "tests/fixtures/models"), "--model", "tiny-lesion", "--device", "cpu", "--threads", "1",
         "--min-free-bytes", "0")
