@@ -41,7 +41,11 @@ def test_many_small_jobs_leave_nothing(tmp_path, flair, long):
     end = pages(service)
     print(f"\n{number} jobs after {warm}: {begin / 2 ** 20:.1f} MB, then {end / 2 ** 20:.1f} MB "
           f"({100 * (end - begin) / begin:+.2f} %), {service.handles() - handles:+d} handles")
-    # The short form is over before the allocator has come to rest.
+    # The short form is over before the allocator has come to rest: what leaks goes on leaking, what rests does not.
+    if not long and end - begin >= 0.1 * begin:
+        run(number)
+        wait_until(is_gone, 30)
+        begin, end = end, pages(service)
     assert end - begin < (0.02 * begin if long else 0.1 * begin)
     # A few threads come and go with what is written.
     assert service.handles() <= handles and service.metric("process_threads") <= threads + 10
