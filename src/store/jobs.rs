@@ -1,6 +1,7 @@
 //! Rows about jobs, in SQLite (WAL, every commit synced) or PostgreSQL.
 //!
-//! One text of every statement serves both; where they differ stands in `dialect.rs`.
+//! One text of every statement serves both; where they differ stands in `dialect.rs`; how they are opened in
+//! `database.rs`.
 //!
 //! A worker holds a *lease*: every write of a worker names the job and the attempt, and changes
 //! nothing if another attempt has begun or the job has ended. So a worker that was thought dead can
@@ -10,17 +11,11 @@
 //! A statement that changes rows and returns them is always read to its end: only there SQLite commits,
 //! and who stops at the first row never learns that the commit failed.
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::Once;
-use std::time::Duration;
 
 use dawson_inference::problem::Problem;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use sqlx::any::AnyPoolOptions;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
-use sqlx::{AnyPool, Connection, Row};
+use sqlx::Row;
 
-use super::dialect::{CHANNEL, Dialect, VERSION};
+use super::database::JobStore;
 use super::rows::{
     Callback, Lapsed, Leaving, NewJob, Page, Submitted, WAITING, Waiting, id_of, job, json,
     state_of, waiting,
@@ -29,104 +24,8 @@ use super::{Error, Job, JobId, State, StoredFile, StoredProgress};
 
 /// A job that stopped the server this often is not tried again.
 const MOST_CRASHES: i64 = 3;
-/// Connections of a process to its database.
-const CONNECTIONS: u32 = 8;
-/// A database that does not answer for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What a path may not hold in an address.
-const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b'?').add(b'#').add(b'%').add(b' ');
-
-/// The rows.
-#[derive(Debug, Clone)]
-pub struct JobStore {
-    pool: AnyPool,
-    dialect: Dialect,
-    /// Who is told of changes by other processes.
-    listen_at: Option<PgConnectOptions>,
-}
 
 impl JobStore {
-    /// Opens a database file, made if it is not there. One process at a time may have it open for work.
-    ///
-    /// # Errors
-    /// [`Error::Database`], [`Error::Unsuitable`]
-    pub async fn open_file(path: &Path) -> Result<Self, Error> {
-        let text = path.to_string_lossy();
-        let path = utf8_percent_encode(&text, NOT_IN_A_PATH);
-        Self::open(&format!("sqlite:{path}?mode=rwc")).await
-    }
-
-    /// Opens a database by its address, `sqlite:FILE` or `postgres://…`.
-    ///
-    /// # Errors
-    /// [`Error::Database`], [`Error::Unsuitable`]
-    pub async fn open(address: &str) -> Result<Self, Error> {
-        static DRIVERS: Once = Once::new();
-        DRIVERS.call_once(sqlx::any::install_default_drivers);
-        let dialect = Dialect::of(address)?;
-        let listen_at = match dialect {
-            Dialect::Sqlite => None,
-            Dialect::Postgres => Some(address.parse::<PgConnectOptions>()?),
-        };
-        let pool = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
-                        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-                                       PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000;";
-                        sqlx::raw_sql(pragmas).execute(connection).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    // Where a commit has failed, a rollback may fail too, and the connection thinks for
-                    // ever that it is in a transaction. The ping waits for a rollback under way.
-                    connection.ping().await?;
-                    Ok(!connection.is_in_transaction())
-                })
-            })
-            .connect(address)
-            .await?;
-        let store = Self {
-            pool,
-            dialect,
-            listen_at,
-        };
-        store.make_tables().await?;
-        Ok(store)
-    }
-
-    async fn make_tables(&self) -> Result<(), Error> {
-        let mut transaction = self.pool.begin_with(self.dialect.begin()).await?;
-        if let Some(lock) = self.dialect.one_at_a_time() {
-            sqlx::query(lock).execute(&mut *transaction).await?;
-        }
-        sqlx::raw_sql(self.dialect.schema())
-            .execute(&mut *transaction)
-            .await?;
-        let version: i64 = sqlx::query_scalar("SELECT max(version) FROM dawson_schema")
-            .fetch_one(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        if version == VERSION {
-            Ok(())
-        } else {
-            Err(Error::Unsuitable(format!(
-                "the database has schema version {version}, this program reads {VERSION}"
-            )))
-        }
-    }
-
-    /// Whether other processes may work on the same rows.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.dialect == Dialect::Postgres
-    }
-
     /// Writes a job's row, if its key and the queue allow it.
     ///
     /// # Errors
@@ -666,51 +565,5 @@ impl JobStore {
             .execute(&self.pool)
             .await?;
         Ok(())
-    }
-
-    /// Who tells of jobs that any process has changed; `None` if there is only this process.
-    ///
-    /// # Errors
-    /// [`Error::Database`]
-    pub async fn changes(&self) -> Result<Option<Changes>, Error> {
-        let Some(options) = &self.listen_at else {
-            return Ok(None);
-        };
-        let pool = PgPool::connect_with(options.clone()).await?;
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(Some(Changes { listener }))
-    }
-
-    /// Answers if the database answers.
-    ///
-    /// # Errors
-    /// [`Error::Database`]
-    pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
-        Ok(())
-    }
-
-    /// Closes the database.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-}
-
-/// Tells of jobs that have changed.
-#[derive(Debug)]
-pub struct Changes {
-    listener: PgListener,
-}
-
-impl Changes {
-    /// The next job that has changed; `None` if some may have been missed because the connection was
-    /// lost. It is made again by itself.
-    ///
-    /// # Errors
-    /// [`Error::Database`]
-    pub async fn next(&mut self) -> Result<Option<JobId>, Error> {
-        let told = self.listener.try_recv().await?;
-        Ok(told.and_then(|n| n.payload().parse().ok()))
     }
 }

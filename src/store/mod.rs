@@ -2,6 +2,7 @@
 //!
 //! Two seams, [`JobStore`] and [`JobFiles`]. The order of writing is the promise: files first (whole,
 //! synced), then the row; a file that no row speaks of is nobody's and is swept.
+mod database;
 mod dialect;
 mod files;
 mod jobs;
@@ -10,8 +11,8 @@ mod rows;
 use std::fmt;
 use std::str::FromStr;
 
+pub use database::{Changes, JobStore};
 pub use files::{JobFiles, Pieces};
-pub use jobs::{Changes, JobStore};
 pub use rows::{Callback, Lapsed, Leaving, NewJob, Page, Room, Submitted, Waiting};
 
 /// Why something could not be stored.

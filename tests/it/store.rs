@@ -1,4 +1,6 @@
 //! What every store of jobs promises, asked of each that there is.
+use std::time::Duration;
+
 use dawson::store::{
     Cost, Error, JobId, JobStore, Leaving, NewJob, Page, Priority, Room, State, StoredFile,
     StoredProgress, Submitted,
@@ -26,6 +28,8 @@ async fn on_each<F: Future<Output = ()>>(promise: impl Fn(JobStore) -> F) {
 }
 
 fn new(key: Option<&str>, fingerprint: &str) -> NewJob {
+    // Names tell the age of jobs by the millisecond: no two of a test may share one.
+    std::thread::sleep(Duration::from_millis(2));
     NewJob {
         id: JobId::new(),
         owner: None,
