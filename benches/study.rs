@@ -183,7 +183,7 @@ fn measure(
             )
             .unwrap();
         let computed = started.elapsed().as_secs_f64();
-        let artifacts = found.artifacts("20260102101500").unwrap();
+        let artifacts = found.artifacts(1_767_348_900_000).unwrap();
         let wall = started.elapsed().as_secs_f64();
         assert!(artifacts.len() >= 5);
         let t = found.report.timings_s;

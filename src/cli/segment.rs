@@ -134,12 +134,8 @@ struct SettingsArgs {
 
 fn wish(text: &str) -> Result<Wish, String> {
     let (name, uid) = text.split_once('=').unwrap_or_default();
-    let contrast = Contrast::parse(name);
-    let contrast = contrast.ok_or("must be a contrast, = and a SeriesInstanceUID")?;
-    Ok(Wish {
-        contrast,
-        series_instance_uid: uid.to_owned(),
-    })
+    Wish::parse(name, uid)
+        .ok_or_else(|| "must be a contrast, = and a SeriesInstanceUID (digits and dots)".to_owned())
 }
 
 fn voting(text: &str) -> Result<Voting, String> {
@@ -387,18 +383,17 @@ fn dicom(path: &Path) -> Result<Input, Failure> {
     Ok(Input::Dicom(all))
 }
 
-/// The moment that results carry.
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y%m%d%H%M%S").to_string()
-}
-
 fn one(args: &Args, work: &Work) -> Result<(), Failure> {
     let input = match &args.dicom {
         Some(path) => dicom(path)?,
         None => read(&args.files())?.into(),
     };
     let found = work.segment("study", input)?;
-    write(&args.out, &found.artifacts(&now())?, work.existing)?;
+    write(
+        &args.out,
+        &found.artifacts(jiff::Timestamp::now().as_millisecond())?,
+        work.existing,
+    )?;
     if args.json {
         return print_json(&found.report);
     }
@@ -557,7 +552,11 @@ fn run_case(args: &Args, case: &Case, work: &Work) -> Row {
             return Ok(("kept", report));
         }
         let found = work.segment(&case.name, files)?;
-        write(&folder, &found.artifacts(&now())?, work.existing)?;
+        write(
+            &folder,
+            &found.artifacts(jiff::Timestamp::now().as_millisecond())?,
+            work.existing,
+        )?;
         Ok(("succeeded", found.report))
     });
     match outcome {

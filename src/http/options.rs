@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use dawson_imaging::align::Align;
 use dawson_imaging::dicom::Wish;
 use dawson_imaging::dicom::write::Kind;
-use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Manifest, Voting};
@@ -251,15 +250,8 @@ impl Options {
 
     /// What `series` says; none if it names no contrast or gives no UID.
     fn wishes(&self) -> Option<Vec<Wish>> {
-        let wish = |(name, uid): (&String, &String)| {
-            let plain = uid.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-            let contrast = Contrast::parse(name)?;
-            (plain && (1..=64).contains(&uid.len())).then(|| Wish {
-                contrast,
-                series_instance_uid: uid.clone(),
-            })
-        };
-        self.series.iter().flatten().map(wish).collect()
+        let series = self.series.iter().flatten();
+        series.map(|(name, uid)| Wish::parse(name, uid)).collect()
     }
 
     fn asked(&self) -> Asked {

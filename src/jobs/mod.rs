@@ -621,20 +621,13 @@ fn end_json(job: &Job) -> serde_json::Value {
     }
 }
 
-/// Milliseconds since 1970.
 /// A time of a row as clients read it: RFC 3339, UTC.
 #[must_use]
 pub fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string())
 }
 
-/// A time of a row as results carry it: `YYYYMMDDHHMMSS`, UTC.
-#[must_use]
-pub fn moment(ms: i64) -> String {
-    let at = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    at.strftime("%Y%m%d%H%M%S").to_string()
-}
-
+/// Milliseconds since 1970.
 fn now_ms() -> i64 {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, moment, now_ms};
+use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, now_ms};
 use crate::store::{Job, JobId, State, StoredProgress};
 use crate::telemetry;
 
@@ -281,7 +281,7 @@ impl Jobs {
             settings,
             input,
             cancel: Arc::clone(cancel),
-            computed: moment(job.created_at),
+            computed_ms: job.created_at,
         };
         let span = tracing::Span::current();
         let thread = std::thread::Builder::new()
@@ -531,7 +531,7 @@ struct Task {
     input: Input,
     cancel: Arc<Cancel>,
     /// When the job was acknowledged: results say so, and an attempt more gives the same ones.
-    computed: String,
+    computed_ms: i64,
 }
 
 impl Task {
@@ -545,7 +545,7 @@ impl Task {
             settings,
             input,
             cancel,
-            computed,
+            computed_ms,
         } = self;
         let mut stage = None;
         let computed = catch_unwind(AssertUnwindSafe(|| {
@@ -554,7 +554,7 @@ impl Task {
                 report.send_replace(Some(p));
             };
             let found = segmenter.segment(input, &model, &settings, &mut progress, &cancel)?;
-            Ok((found.artifacts(&computed)?, found.report))
+            Ok((found.artifacts(computed_ms)?, found.report))
         }));
         match computed {
             Ok(Ok(result)) => Ok(result),

@@ -12,7 +12,7 @@ const CONTRASTS: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w]
 /// Mask, instances and probability as they would be sent.
 fn bytes(segmenter: &Segmenter) -> Vec<Vec<u8>> {
     let found = segment(segmenter, study(&CONTRASTS), &Asked::default()).unwrap();
-    let artifacts = found.artifacts("20260102101500").unwrap();
+    let artifacts = found.artifacts(1_767_348_900_000).unwrap();
     artifacts
         .into_iter()
         .filter(|a| a.name != "report.json")

@@ -139,7 +139,7 @@ fn only_what_was_asked_for_is_made() {
     };
     let found = segment(&segmenter, study(&[Contrast::Flair]), &asked).unwrap();
     let names: Vec<_> = found
-        .artifacts("20260102101500")
+        .artifacts(1_767_348_900_000)
         .unwrap()
         .iter()
         .map(|a| a.name.clone())

@@ -84,7 +84,7 @@ async fn a_study_goes_in_and_a_mask_with_statistics_comes_out() {
         .get(&format!("{path}/artifacts/lesions.nii.gz"))
         .await
         .body;
-    assert_eq!(mask, direct.artifacts("20260102101500").unwrap()[0].bytes);
+    assert_eq!(mask, direct.artifacts(1_767_348_900_000).unwrap()[0].bytes);
     let (mask, flair) = (
         decode(&mask, Limits::CLINICAL).unwrap(),
         decode(&file(Contrast::Flair), Limits::CLINICAL).unwrap(),

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dawson_imaging::dicom::{
-    ArchiveLimits, Decision, Limits, NoChoice, SiteRule, Stack, Study, StudyError, Wish, choose,
-    members,
+    Decision, Limits, NoChoice, SiteRule, Stack, Study, StudyError, Wish, choose, members,
 };
 use dawson_imaging::study::Contrast;
 use serde_json::Value;
@@ -78,7 +77,7 @@ fn assert_truth(study: &Study, stack: &Stack, truth: &Value, offset: f32) {
         .iter()
         .flat_map(|v| ((v + offset) as u16).to_le_bytes())
         .collect();
-    let digest = hex(&Sha256::digest(&stored));
+    let digest = hex::encode(Sha256::digest(&stored));
     assert_eq!(
         digest,
         truth["sha256_u16_fortran"].as_str().unwrap(),
@@ -89,15 +88,6 @@ fn assert_truth(study: &Study, stack: &Stack, truth: &Value, offset: f32) {
         scan.source.series_instance_uid,
         truth["series_uid"].as_str().unwrap()
     );
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for byte in bytes {
-        write!(text, "{byte:02x}").unwrap();
-    }
-    text
 }
 
 fn assert_affine(stack: &Stack, truth: &Value) {
@@ -138,7 +128,7 @@ fn echo_ms(stack: &Stack) -> Option<String> {
 fn every_series_of_the_study_is_known_for_what_it_is_and_lies_where_it_lay() {
     let Some(root) = data() else { return };
     let zip = std::fs::read(root.join("study.zip")).unwrap();
-    let study = read(members(&zip, &ArchiveLimits::CLINICAL).unwrap());
+    let study = read(members(&zip, &Limits::CLINICAL).unwrap());
     let choice = choose(&study, &[], &[]).unwrap();
     let mut seen = 0;
     for truth in expected(&root, "expected_study.json") {
@@ -282,7 +272,7 @@ fn what_other_readers_get_wrong_in_silence_is_refused_by_name() {
 fn the_caller_and_the_site_decide_before_the_rules_do() {
     let Some(root) = data() else { return };
     let zip = std::fs::read(root.join("study.zip")).unwrap();
-    let study = read(members(&zip, &ArchiveLimits::CLINICAL).unwrap());
+    let study = read(members(&zip, &Limits::CLINICAL).unwrap());
     let truth = expected(&root, "expected_study.json");
     let uid = |name: &str| {
         let found = truth.iter().find(|truth| truth["series"] == name).unwrap();

@@ -3,7 +3,7 @@ use glam::{DAffine3, DMat3, DVec3};
 
 use super::LEAST_OVERLAP;
 
-/// A similarity below this many times that of heads turned by [`ASTRAY`] is none.
+/// A similarity below this many times that of heads turned by [`super::ASTRAY`] is none.
 const ABOVE_CHANCE: f64 = 1.25;
 /// Nobody turns further within a scanner, degrees.
 const MOST_ROTATION_DEG: f64 = 45.0;

@@ -6,36 +6,20 @@ use std::io::{Cursor, Read};
 
 use zip::ZipArchive;
 
-use super::Error;
+use super::{Error, Limits};
 
-/// How much an archive may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ArchiveLimits {
-    /// The most members, folders among them.
-    pub max_members: usize,
-    /// The most bytes of all members together, unpacked.
-    pub max_bytes: usize,
-    /// The most bytes unpacked for one packed, counted over the whole archive beyond 64 MiB.
-    pub max_ratio: usize,
-}
-
-impl ArchiveLimits {
-    /// What fits any brain examination.
-    pub const CLINICAL: Self = Self {
-        max_members: 20_000,
-        max_bytes: 4 << 30,
-        max_ratio: 100,
-    };
-}
+/// The most bytes unpacked for one packed, counted over the whole archive.
+const MAX_RATIO: usize = 100;
 
 /// Below this, an archive may be packed however well: air packs a thousandfold.
 const FREE_BYTES: usize = 64 << 20;
 
-/// The members of an archive, in its order; folders and empty files are left out.
+/// The members of an archive, in its order; folders and empty files are left out. [`Limits::max_files`] counts
+/// folders among the members.
 ///
 /// # Errors
 /// [`Error::TooMuch`], [`Error::Archive`] for a damaged or encrypted archive and for one within another.
-pub fn members(zip: &[u8], limits: &ArchiveLimits) -> Result<Vec<Vec<u8>>, Error> {
+pub fn members(zip: &[u8], limits: &Limits) -> Result<Vec<Vec<u8>>, Error> {
     let damaged = Error::Archive {
         reason: "it is damaged",
     };
@@ -43,7 +27,7 @@ pub fn members(zip: &[u8], limits: &ArchiveLimits) -> Result<Vec<Vec<u8>>, Error
         ZipArchive::new(Cursor::new(zip)).map_err(|_| damaged.clone())
     });
     let mut archive = opened?;
-    let max = limits.max_members;
+    let max = limits.max_files;
     if archive.len() > max {
         return Err(Error::TooMuch {
             what: "members of the zip archive",
@@ -53,9 +37,9 @@ pub fn members(zip: &[u8], limits: &ArchiveLimits) -> Result<Vec<Vec<u8>>, Error
     }
     let most = zip
         .len()
-        .saturating_mul(limits.max_ratio)
+        .saturating_mul(MAX_RATIO)
         .max(FREE_BYTES)
-        .min(limits.max_bytes);
+        .min(limits.max_study_bytes);
     let mut left = most;
     let mut all = Vec::new();
     for n in 0..archive.len() {
@@ -104,11 +88,6 @@ fn member(
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "tests index what they made"
-)]
 mod tests {
     use std::io::Write;
 
@@ -131,24 +110,24 @@ mod tests {
     #[test]
     fn names_do_not_matter_and_empty_members_are_left_out() {
         let zip = packed(&[("../../etc/passwd", b"one"), ("a/", b""), ("b", b"two")]);
-        let found = members(&zip, &ArchiveLimits::CLINICAL).unwrap();
+        let found = members(&zip, &Limits::CLINICAL).unwrap();
         assert_eq!(found, [b"one".to_vec(), b"two".to_vec()]);
     }
 
     #[test]
     fn an_archive_within_an_archive_is_refused() {
         let inner = packed(&[("x", b"y")]);
-        let found = members(&packed(&[("inner", &inner)]), &ArchiveLimits::CLINICAL);
+        let found = members(&packed(&[("inner", &inner)]), &Limits::CLINICAL);
         assert!(matches!(found, Err(Error::Archive { reason }) if reason.contains("another")));
     }
 
     #[test]
     fn more_members_or_bytes_than_the_limits_are_refused() {
         let zip = packed(&[("a", &[0; 1000]), ("b", &[0; 1000])]);
-        let limits = |max_members, max_bytes| ArchiveLimits {
-            max_members,
-            max_bytes,
-            max_ratio: 1000,
+        let limits = |max_files, max_study_bytes| Limits {
+            max_files,
+            max_study_bytes,
+            ..Limits::CLINICAL
         };
         assert_eq!(members(&zip, &limits(2, 2000)).unwrap().len(), 2);
         let too_much =
@@ -161,7 +140,7 @@ mod tests {
     fn a_bomb_is_refused_by_its_ratio() {
         let zip = packed(&[("bomb", &vec![0; 80 << 20])]);
         assert!(zip.len() < 1 << 20);
-        let found = members(&zip, &ArchiveLimits::CLINICAL);
+        let found = members(&zip, &Limits::CLINICAL);
         assert!(matches!(found, Err(Error::TooMuch { .. })));
     }
 }

@@ -13,6 +13,18 @@ pub struct Wish {
     pub series_instance_uid: String,
 }
 
+impl Wish {
+    /// A wish in words: the contrast's name, and the UID of a series. None if either is not one.
+    #[must_use]
+    pub fn parse(contrast: &str, series_instance_uid: &str) -> Option<Self> {
+        super::guard::uid("SeriesInstanceUID", series_instance_uid).ok()?;
+        Some(Self {
+            contrast: Contrast::parse(contrast)?,
+            series_instance_uid: series_instance_uid.to_owned(),
+        })
+    }
+}
+
 /// A site's word on how it names its series. The first rule whose texts are all found decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SiteRule {
@@ -154,7 +166,7 @@ pub fn choose(study: &Study, wishes: &[Wish], rules: &[SiteRule]) -> Result<Choi
     }
     let mut chosen = Vec::new();
     for contrast in Contrast::ALL {
-        if let Some(best) = best(&series, study, contrast) {
+        if let Some(best) = best(&series, study, wishes, contrast) {
             chosen.push(Chosen {
                 contrast,
                 stack: best,
@@ -243,16 +255,18 @@ fn state(series: &mut [SeriesRow], wish: &Wish) -> Result<(), NoChoice> {
     Ok(())
 }
 
-/// The best stack of a contrast among those that are volumes; stated ones alone where there are any by wish.
-fn best(series: &[SeriesRow], study: &Study, contrast: Contrast) -> Option<usize> {
-    let wished = |row: &SeriesRow| row.because.iter().any(|why| why.starts_with("the caller"));
-    let of_contrast = |row: &SeriesRow| row.class == Class::Contrast(contrast);
-    let any_wish = series.iter().any(|row| of_contrast(row) && wished(row));
+/// The best stack of a contrast among those that are volumes; of the series that was asked for, where one was.
+fn best(series: &[SeriesRow], study: &Study, wishes: &[Wish], contrast: Contrast) -> Option<usize> {
+    let asked = wishes.iter().any(|wish| wish.contrast == contrast);
+    let wished = |row: &SeriesRow| {
+        let mut named = wishes.iter().filter(|wish| wish.contrast == contrast);
+        !asked || named.any(|wish| wish.series_instance_uid == row.series_instance_uid)
+    };
     series
         .iter()
         .enumerate()
         .filter(|(_, row)| row.decision == Decision::RunnerUp(contrast))
-        .filter(|(_, row)| !any_wish || wished(row))
+        .filter(|(_, row)| wished(row))
         .filter_map(|(n, row)| Some((n, rank(study.stacks.get(n)?, row)?)))
         .max_by(|(m, a), (n, b)| a.cmp(b).then(n.cmp(m)))
         .map(|(n, _)| n)

@@ -336,11 +336,6 @@ impl fmt::Display for Class {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "tests index what they made"
-)]
 mod tests {
     use super::*;
 

@@ -525,11 +525,6 @@ impl Walk<'_> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "tests index what they made"
-)]
 mod tests {
     use proptest::prelude::*;
 

@@ -330,12 +330,7 @@ fn instance_gaps(seen: &[Seen<'_>]) -> usize {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::float_cmp,
-    reason = "tests index what they made, and whole numbers stay whole"
-)]
+#[allow(clippy::float_cmp, reason = "whole numbers stay whole")]
 mod tests {
     use proptest::prelude::*;
 

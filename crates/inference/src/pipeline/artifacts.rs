@@ -68,18 +68,18 @@ impl Segmentation {
     /// Makes the files that were asked for, and `report.json`.
     ///
     /// NIfTI files lie on the FLAIR's own grid with its sform, qform, codes and units; DICOM objects on the
-    /// slices of its series. These say that they were computed at `computed`, `YYYYMMDDHHMMSS` UTC: the same
-    /// moment gives the same bytes.
+    /// slices of its series. These say that they were computed at `computed_ms`, milliseconds since 1970: the
+    /// same moment gives the same bytes.
     ///
     /// # Errors
     /// [`Error::Preview`], [`Error::Report`], [`Error::Object`].
-    pub fn artifacts(&self, computed: &str) -> Result<Vec<Artifact>, Error> {
+    pub fn artifacts(&self, computed_ms: i64) -> Result<Vec<Artifact>, Error> {
         let mut artifacts: Vec<Artifact> = self
             .outputs
             .par_iter()
             .filter_map(|&output| self.artifact(output).transpose())
             .collect::<Result<_, _>>()?;
-        artifacts.extend(self.objects(computed).map_err(Error::Object)?);
+        artifacts.extend(self.objects(computed_ms).map_err(Error::Object)?);
         let mut bytes = serde_json::to_vec_pretty(&self.report).map_err(Error::Report)?;
         bytes.push(b'\n');
         artifacts.push(Artifact {
@@ -132,7 +132,7 @@ impl Segmentation {
     }
 
     /// The DICOM objects that were asked for, if the study came as DICOM.
-    fn objects(&self, computed: &str) -> Result<Vec<Artifact>, write::Error> {
+    fn objects(&self, computed_ms: i64) -> Result<Vec<Artifact>, write::Error> {
         let kind = |output: &Output| match output {
             Output::Dicom(kind) => Some(*kind),
             _ => None,
@@ -142,10 +142,11 @@ impl Segmentation {
             return Ok(Vec::new());
         };
         let report = &self.report;
-        let (moment, also_seen) = (
-            Moment::parse(computed)?,
-            self.also_seen.iter().collect::<Vec<_>>(),
-        );
+        let computed = jiff::Timestamp::from_millisecond(computed_ms)
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            .strftime("%Y%m%d%H%M%S");
+        let moment = Moment::parse(&computed.to_string())?;
+        let also_seen: Vec<_> = self.also_seen.iter().collect();
         let flags: Vec<Flag<'_>> = report
             .warnings
             .iter()

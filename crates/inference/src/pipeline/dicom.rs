@@ -1,7 +1,6 @@
 //! A DICOM study: which of its series is which contrast, and their volumes.
 use dawson_imaging::dicom::{
-    ArchiveLimits, Choice, Confidence, Decision, Limits, SeriesRow, SiteRule, Study, Wish, choose,
-    members,
+    Choice, Confidence, Decision, Limits, SeriesRow, SiteRule, Study, Wish, choose, members,
 };
 use dawson_imaging::study::Contrast;
 use serde::Deserialize;
@@ -45,7 +44,7 @@ impl Selection {
     /// # Errors
     /// [`Error::Archive`], and as [`Selection::of`].
     pub(super) fn of_zip(zip: &[u8], wishes: &[Wish], rules: &[SiteRule]) -> Result<Self, Error> {
-        let files = members(zip, &ArchiveLimits::CLINICAL).map_err(Error::Archive)?;
+        let files = members(zip, &Limits::CLINICAL).map_err(Error::Archive)?;
         Self::of(files, wishes, rules)
     }
 

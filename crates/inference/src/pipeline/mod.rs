@@ -336,7 +336,6 @@ fn segment(
     })
 }
 
-/// The name of an extent in the report.
 /// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times
 /// as large.
 const STEPS: f32 = 16384.0;

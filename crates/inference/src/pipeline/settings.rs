@@ -60,21 +60,6 @@ pub enum Output {
 }
 
 impl Output {
-    /// What is made unless outputs are named: all but captures, which are large, and the label map, which
-    /// many archives refuse.
-    pub const DEFAULT: [Self; 10] = [
-        Self::Lesions,
-        Self::Instances,
-        Self::Probability,
-        Self::Preview,
-        Self::Brain,
-        Self::Regions,
-        Self::Dicom(Kind::Burden),
-        Self::Dicom(Kind::EachLesion),
-        Self::Dicom(Kind::Measurements),
-        Self::Dicom(Kind::Document),
-    ];
-
     /// Every output.
     pub const ALL: [Self; 12] = [
         Self::Lesions,
@@ -90,6 +75,17 @@ impl Output {
         Self::Dicom(Kind::Document),
         Self::Dicom(Kind::Capture),
     ];
+
+    /// What is made unless outputs are named: all but captures, which are large, and the label map, which
+    /// many archives refuse.
+    #[must_use]
+    pub fn usual() -> Vec<Self> {
+        let named_only = [Self::Dicom(Kind::LabelMap), Self::Dicom(Kind::Capture)];
+        let usual = Self::ALL
+            .iter()
+            .filter(|output| !named_only.contains(output));
+        usual.copied().collect()
+    }
 
     /// The name on the wire.
     #[must_use]
@@ -174,11 +170,7 @@ impl Settings {
     /// [`OutOfRange`] names the field, its value and what is allowed.
     pub fn resolve(asked: &Asked, manifest: &Manifest) -> Result<Self, OutOfRange> {
         let mut outputs = Vec::new();
-        for output in asked
-            .outputs
-            .clone()
-            .unwrap_or_else(|| Output::DEFAULT.to_vec())
-        {
+        for output in asked.outputs.clone().unwrap_or_else(Output::usual) {
             if !outputs.contains(&output) {
                 outputs.push(output);
             }
@@ -261,7 +253,7 @@ mod tests {
             (settings.voting, settings.patch),
             (manifest.patches.voting, manifest.patches.shape)
         );
-        assert_eq!(settings.outputs, Output::DEFAULT);
+        assert_eq!(settings.outputs, Output::usual());
     }
 
     #[test]

@@ -400,11 +400,6 @@ impl Scan<'_> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "tests index what they made"
-)]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Pixels as they stand in a file, to values.
 //!
 //! Every decoder gives the cells of one frame as unsigned numbers of `BitsAllocated` bits; what a cell
-//! means (bits stored, sign, slope and intercept) is said in one place, [`Meaning::value`].
+//! means (bits stored, sign, slope and intercept) is said in one place, [`Cells::values`].
 mod jpeg;
 mod jpeg2000;
 mod jpegls;
@@ -175,11 +175,6 @@ fn wrong(frame: usize, reason: &'static str) -> Error {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "tests index what they made"
-)]
 mod tests {
     use super::*;
 

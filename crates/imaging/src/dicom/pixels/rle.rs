@@ -66,11 +66,6 @@ fn segments<'a>(packed: &'a [u8], cells: &Cells) -> Result<Vec<&'a [u8]>, &'stat
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "tests index what they made"
-)]
 mod tests {
     use proptest::prelude::*;
 

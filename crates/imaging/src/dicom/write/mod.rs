@@ -310,7 +310,7 @@ impl<'a> Writer<'a> {
     fn tracking_all(&self, region: Option<Region>) -> (String, Uid) {
         let name = region.map_or("all", Region::name);
         let uid = self.uid("lesions", name.as_bytes());
-        (label_of(region).to_owned(), uid)
+        (label_of(region), uid)
     }
 
     fn uid(&self, kind: &str, part: &[u8]) -> Uid {
@@ -349,13 +349,17 @@ impl<'a> Writer<'a> {
 }
 
 /// What a segment of lesions is called.
-fn label_of(region: Option<Region>) -> &'static str {
+fn label_of(region: Option<Region>) -> String {
+    format!("{} lesions", region.map_or("MS", spelled))
+}
+
+/// A region in words, as a line begins with it.
+fn spelled(region: Region) -> &'static str {
     match region {
-        None => "MS lesions",
-        Some(Region::Periventricular) => "Periventricular lesions",
-        Some(Region::Juxtacortical) => "Juxtacortical lesions",
-        Some(Region::Infratentorial) => "Infratentorial lesions",
-        Some(Region::DeepWhiteMatter) => "Deep white matter lesions",
+        Region::Periventricular => "Periventricular",
+        Region::Juxtacortical => "Juxtacortical",
+        Region::Infratentorial => "Infratentorial",
+        Region::DeepWhiteMatter => "Deep white matter",
     }
 }
 

@@ -9,7 +9,7 @@ use super::codes::DIAGNOSTIC_REPORT;
 use super::modules::{Placed, instances};
 use super::page::{A4, Heading, Page, Style, Weight, lines, sayable};
 use super::sr::total_ml;
-use super::{Error, Kind, NOTICE, Object, Writer};
+use super::{Error, Kind, NOTICE, Object, Writer, spelled};
 use crate::lesions::Lesion;
 use crate::preview::{Shown, View, outline_rgb, views};
 use crate::regions::Region;
@@ -348,15 +348,6 @@ impl Writer<'_> {
         }
         page.text(WARN, [MARGIN, 24.0], NOTICE);
         page.text_right(SMALL, [right, 24.0], "Page 1 of 1");
-    }
-}
-
-fn spelled(region: Region) -> &'static str {
-    match region {
-        Region::Periventricular => "Periventricular",
-        Region::Juxtacortical => "Juxtacortical",
-        Region::Infratentorial => "Infratentorial",
-        Region::DeepWhiteMatter => "Deep white matter",
     }
 }
 

@@ -43,7 +43,7 @@ impl Writer<'_> {
                     holds[lesion.id as usize] = true;
                 }
                 Segment {
-                    label: label_of(region).to_owned(),
+                    label: label_of(region),
                     tracking: self.tracking_all(region),
                     region,
                     holds,
