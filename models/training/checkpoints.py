@@ -45,10 +45,11 @@ def start_from(net: FCDenseNet, path: Path) -> None:
     net.load_state_dict(checkpoint["average"])
 
 
-def keep(source: Path, target: Path) -> None:
-    """Writes what the repository keeps of a run: weights and average, in half precision."""
+def keep(source: Path, target: Path, names: tuple[str, ...] = ("weights", "average")) -> None:
+    """Writes what is kept of a run, in half precision; an average alone cannot be trained on."""
     checkpoint = load_weights(source)
     half = {name: {key: tensor.half() if tensor.is_floating_point() else tensor
-                   for key, tensor in checkpoint[name].items()} for name in ("weights", "average")}
+                   for key, tensor in checkpoint[name].items()} for name in names}
     target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({**checkpoint, **half}, target)
+    said = {key: value for key, value in checkpoint.items() if key not in ("weights", "average")}
+    torch.save({**said, **half}, target)

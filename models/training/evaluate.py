@@ -1,7 +1,7 @@
 """Judges checkpoints: the lesion network on real cases and graded heads, the anatomy on brain masks.
 
     python evaluate.py labelled WEIGHTS --data DATA         real cases, by subset of contrasts
-    python evaluate.py graded WEIGHTS --pool POOL           synthetic heads of known load
+    python evaluate.py graded WEIGHTS --pool POOL           synthetic heads of known load (or an ONNX)
     python evaluate.py tune WEIGHTS --pool POOL             threshold, minimum volume, temperature
     python evaluate.py anatomy WEIGHTS --data DATA          brain masks
     python evaluate.py classes WEIGHTS --pool POOL          DSC of each class on heads kept out
@@ -38,7 +38,7 @@ from measures import (
 )
 from network import FCDenseNet
 from normalise import OUTSIDE
-from predict import lesion_probability, look_at
+from predict import Exported, lesion_probability, look_at
 from randomised import CLASSES
 from rawscans import brain_figures
 from recipe import LESION_BIT, Recipe
@@ -118,7 +118,7 @@ def was_seen(case: str, recipe: Recipe) -> bool:
         recipe.pool.bank_without or ("//",))
 
 
-def graded(net: FCDenseNet, pool: Path, rule: Rule) -> None:
+def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule) -> None:
     """Synthetic heads by load and slice thickness, lesions by size, and heads without lesions."""
     groups: dict[tuple[float, float], list[Agreement]] = defaultdict(list)
     for image, label, grade in pool_samples(pool):
@@ -216,11 +216,16 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    net, recipe = averaged_network(given.weights)
     rule = Rule.given(given)
     needed = "pool" if given.what in ("graded", "tune", "classes") else "data"
     if getattr(given, needed) is None:
         options.error(f"{given.what} needs --{needed}")
+    if given.weights.suffix == ".onnx":
+        if given.what != "graded":
+            options.error(f"{given.what} needs a checkpoint, not an exported network")
+        graded(Exported(given.weights), given.pool, rule)
+        return
+    net, recipe = averaged_network(given.weights)
     match given.what:
         case "labelled":
             labelled(net, recipe, given.data, rule)

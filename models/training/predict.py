@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import torch
 from nibabel.processing import resample_from_to
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 
 from arrays import Array
 from network import FCDenseNet
@@ -31,7 +35,21 @@ STRIPPED_CSF_WITHIN_MM = 100.0
 """The same in a stripped scan: whoever stripped it drew the line, and all that is left belongs."""
 
 
-def logits_of(net: FCDenseNet, image: Array, filling: Array) -> Tensor:
+class Exported(nn.Module):
+    """An exported lesion network with its `model.toml` beside it, asked as one that trains is asked."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        described = tomllib.loads((path.parent / "model.toml").read_text())
+        self.sizes = SimpleNamespace(multiple=described["input"]["multiple"], outputs=1)
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        (probability,) = self.session.run(None, {"image": image.contiguous().numpy()})
+        return torch.logit(torch.from_numpy(probability))
+
+
+def logits_of(net: FCDenseNet | Exported, image: Array, filling: Array) -> Tensor:
     """Pads `(c, k, j, i)` at its far ends to the network's multiple; gives logits of the image."""
     shape, multiple = image.shape[1:], net.sizes.multiple
     padded = np.empty((len(image), *[-(-n // multiple) * multiple for n in shape]), np.float32)
@@ -44,7 +62,7 @@ def logits_of(net: FCDenseNet, image: Array, filling: Array) -> Tensor:
     return logits[(slice(net.sizes.outputs), *box)]
 
 
-def lesion_probability(net: FCDenseNet, image: Array, brain: Array) -> Array:
+def lesion_probability(net: FCDenseNet | Exported, image: Array, brain: Array) -> Array:
     """One pass over the brain's box; 0 outside the brain."""
     margin = 4
     spans = ndimage.find_objects(brain.astype(np.uint8))[0]
