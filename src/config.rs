@@ -57,6 +57,31 @@ pub const KEYS: &[Key] = &[
         help: "A site's rules on how it names its DICOM series (TOML)",
     },
     Key {
+        name: "pacs",
+        default: "",
+        help: "A site's rules on who may send studies, which are run, and where results go (TOML)",
+    },
+    Key {
+        name: "study_quiet_s",
+        default: "30",
+        help: "A study that arrives image by image is whole once nothing has come for so many seconds, …",
+    },
+    Key {
+        name: "study_longest_s",
+        default: "900",
+        help: "… or so many seconds after its first new image, whoever still sends",
+    },
+    Key {
+        name: "study_late_s",
+        default: "3600",
+        help: "Seconds that its images are kept for those that come late",
+    },
+    Key {
+        name: "max_image_bytes",
+        default: "268435456",
+        help: "The most bytes of an image that arrives over DIMSE or STOW-RS",
+    },
+    Key {
         name: "model",
         default: "ms-lesion",
         help: "The network for requests that name none",

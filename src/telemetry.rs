@@ -52,6 +52,19 @@ pub fn part_arrived(part: &str, bytes: u64) {
     counter!("dawson_upload_bytes_total", "part" => part.to_owned()).increment(bytes);
 }
 
+/// An image of a study that arrives image by image is on the disk.
+pub fn image_arrived(bytes: u64) {
+    tracing::debug!(bytes, "image arrived");
+    counter!("dawson_images_arrived_total").increment(1);
+    counter!("dawson_image_bytes_total").increment(bytes);
+}
+
+/// A study that arrived image by image was whole, and became what `outcome` says.
+pub fn study_arrived(outcome: &'static str) {
+    tracing::info!(outcome, "study arrived");
+    counter!("dawson_studies_arrived_total", "outcome" => outcome).increment(1);
+}
+
 /// A study was acknowledged.
 pub fn job_accepted(id: JobId, contrasts: usize) {
     tracing::info!(job = %id, contrasts, "job accepted");

@@ -46,9 +46,14 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         "a job's life knows nothing of HTTP",
     ),
     (
+        "pacs",
+        &["jobs", "store", "telemetry", "files"],
+        "images become jobs; it knows nothing of HTTP",
+    ),
+    (
         "http",
-        // `files` for certificates, `keys` for who asks.
-        &["jobs", "store", "telemetry", "files", "keys"],
+        // `files` for certificates, `keys` for who asks, `pacs` for studies that arrive.
+        &["jobs", "store", "telemetry", "files", "keys", "pacs"],
         "handlers only translate, they never compute",
     ),
     (
@@ -68,6 +73,7 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
     ("cli/jobs.rs", &["config", "jobs"]),
     ("cli/openapi.rs", &["http"]),
+    ("cli/pacs.rs", &["config", "jobs", "pacs", "files"]),
 ];
 
 /// Modules of `dawson_inference` that a room of `src/` may name.
@@ -90,6 +96,7 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
         &["pipeline", "models", "problem", "report"],
         "the engine is the pipeline's business",
     ),
+    ("pacs", &["problem"], "it names codes, it computes nothing"),
     (
         "http",
         &["pipeline", "models", "problem", "report", "engine"],

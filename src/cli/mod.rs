@@ -18,6 +18,7 @@ mod jobs;
 mod keys;
 mod models;
 mod openapi;
+mod pacs;
 mod phantom;
 mod segment;
 mod serve;

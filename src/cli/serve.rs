@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::edge::Edge;
+use super::pacs;
 use super::segment::series_rules_of;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
@@ -186,6 +187,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
+    let rules = pacs::rules(settings)?;
     let networks = open_networks(settings)?;
     let places = Places::of(settings)?;
     let (store, job_files) = open_store(&state, &places)
@@ -204,7 +206,13 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     jobs.recover()
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    let router = http::router(Arc::clone(&jobs), edge.http.clone(), Some(metrics));
+    let inbox = pacs::open_inbox(settings, &jobs, rules).await?;
+    let router = http::router(
+        Arc::clone(&jobs),
+        Arc::clone(&inbox),
+        edge.http.clone(),
+        Some(metrics),
+    );
     let listen = edge.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -227,6 +235,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     telemetry::serving(address, jobs.networks().segmenter.engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
+    let arriving = tokio::spawn(inbox.run());
     let stopping = Arc::clone(&jobs);
     let stop = async move {
         asked.await;
@@ -236,6 +245,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let fresh = tokio::spawn(fresh);
     http::serve(listener, edge.tls, router, edge.listening, stop).await;
     fresh.abort();
+    arriving.abort();
     runner
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))

@@ -3,7 +3,6 @@
 //! Handlers only translate: a request into a call of [`crate::jobs`], its result into an answer.
 //! Every error that leaves is a problem, those of the framework included (`problem.rs`).
 mod access;
-mod dicom;
 mod extract;
 mod headers;
 mod limits;
@@ -41,6 +40,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use self::access::Gate;
 use self::headers::TextOnly;
 use crate::jobs::Jobs;
+use crate::pacs::Inbox;
 use crate::telemetry::Metrics;
 
 /// Limits of requests; those of connections are in [`ListenConfig`].
@@ -72,6 +72,7 @@ pub struct HttpConfig {
 #[derive(Debug, Clone)]
 struct App {
     jobs: Arc<Jobs>,
+    inbox: Arc<Inbox>,
     config: Arc<HttpConfig>,
     metrics: Option<Metrics>,
 }
@@ -172,13 +173,19 @@ fn routes() -> OpenApiRouter<App> {
 }
 
 /// The service: everything that it answers.
-pub fn router(jobs: Arc<Jobs>, config: HttpConfig, metrics: Option<Metrics>) -> Router {
+pub fn router(
+    jobs: Arc<Jobs>,
+    inbox: Arc<Inbox>,
+    config: HttpConfig,
+    metrics: Option<Metrics>,
+) -> Router {
     let (router, mut description) = routes().split_for_parts();
     describe_layers(&mut description);
     let gate = Arc::new(Gate::new(config.access.clone(), &description));
     let origins = config.cors_origins.clone();
     let app = App {
         jobs,
+        inbox,
         config: Arc::new(config),
         metrics,
     };

@@ -6,7 +6,7 @@
 //!
 //! A study is either one NIfTI part for each contrast, or DICOM: a zip in the part `study`, or a part `dicom`
 //! for each file.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
 use axum::extract::{FromRequest, Multipart, Request};
@@ -20,12 +20,11 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::HttpConfig;
-use super::dicom;
 use super::limits::FormRoom;
 use super::options::{Options, WrongOption};
 use super::problem::Failure;
 use crate::jobs::STUDY;
-use crate::store::StoredFile;
+use crate::store::{self, StoredFile};
 use crate::telemetry;
 
 /// Bytes that the guard wants to see: more than any header packed.
@@ -113,7 +112,7 @@ pub(super) async fn receive(
                 );
                 return Err(Failure::new(Code::BodyTooLarge, detail).at(DICOM));
             }
-            let path = wrong.is_empty().then(|| dicom::place(folder, dicom_parts));
+            let path = wrong.is_empty().then(|| place(folder, dicom_parts));
             keep(part, &name, path.as_deref(), config).await?;
             continue;
         }
@@ -298,7 +297,8 @@ async fn scan(
     Ok(Ok((stored, header)))
 }
 
-/// Writes a part to the disk if there is a path, and hashes it.
+/// Writes a part to the disk if there is a path. A whole study is hashed and synced; single files are once they
+/// are packed.
 async fn keep(
     mut part: Field<'_>,
     name: &str,
@@ -311,61 +311,53 @@ async fn keep(
     };
     let unwritten = |e: std::io::Error| storage(name, &e);
     let mut file = File::create(path).await.map_err(unwritten)?;
-    let mut hash = Sha256::new();
+    let mut hash = (name == STUDY).then(Sha256::new);
     let mut bytes: usize = 0;
     while let Some(chunk) = part.chunk().await.map_err(|e| broken(&e))? {
         bytes += chunk.len();
         if bytes > config.max_part_bytes {
             return Err(too_large(name, config.max_part_bytes));
         }
-        hash.update(&chunk);
+        if let Some(hash) = &mut hash {
+            hash.update(&chunk);
+        }
         file.write_all(&chunk).await.map_err(unwritten)?;
     }
     file.flush().await.map_err(unwritten)?;
-    if name == STUDY {
-        file.sync_all().await.map_err(unwritten)?;
-    }
     telemetry::part_arrived(name, bytes as u64);
-    Ok(Some(study_file(bytes as u64, hash)))
+    let Some(hash) = hash else { return Ok(None) };
+    file.sync_all().await.map_err(unwritten)?;
+    let sha256 = hex::encode(hash.finalize());
+    Ok(Some(study_file(bytes as u64, sha256)))
 }
 
-fn study_file(bytes: u64, hash: Sha256) -> StoredFile {
+fn study_file(bytes: u64, sha256: String) -> StoredFile {
     StoredFile {
         name: STUDY.to_owned(),
         media_type: "application/zip".to_owned(),
         bytes,
-        sha256: hex::encode(hash.finalize()),
+        sha256,
     }
+}
+
+/// Where the part `dicom` with that number is kept, from 1. Names that the client gives are not read.
+fn place(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("dicom-{number}"))
 }
 
 /// The `dicom` parts of a folder as one archive, so that a job has the same input however it was sent.
 async fn packed(folder: &Path, count: usize) -> Result<StoredFile, Failure> {
     let folder = folder.to_owned();
     let work = move || -> std::io::Result<StoredFile> {
-        let path = folder.join(STUDY);
-        dicom::pack(&folder, count, &path)?;
-        let mut hash = HashWriter(Sha256::new());
-        let bytes = std::io::copy(&mut std::fs::File::open(&path)?, &mut hash)?;
-        Ok(study_file(bytes, hash.0))
+        let parts: Vec<PathBuf> = (1..=count).map(|n| place(&folder, n)).collect();
+        let (bytes, sha256) = store::pack(parts.clone(), &folder.join(STUDY))?;
+        parts.iter().try_for_each(std::fs::remove_file)?;
+        Ok(study_file(bytes, sha256))
     };
     let packed = tokio::task::spawn_blocking(work).await;
     packed
         .map_err(|e| Failure::internal(&e))?
         .map_err(|e| storage(DICOM, &e))
-}
-
-/// Hashes what is written to it.
-struct HashWriter(Sha256);
-
-impl std::io::Write for HashWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 fn guard(head: &[u8], name: &str, limits: Limits) -> Result<Header, Failure> {

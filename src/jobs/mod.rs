@@ -34,7 +34,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
-use crate::store::{self, JobFiles, JobStore, Leaving, Pieces, StoredFile};
+use crate::store::{self, ArrivingStudies, JobFiles, JobStore, Leaving, Pieces, StoredFile};
 pub use crate::store::{Job, JobId, Page, State};
 use crate::telemetry;
 
@@ -372,6 +372,20 @@ impl Jobs {
             }
             Err(e) => Err(Error::Store(e)),
         }
+    }
+
+    /// Where a job is; none if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn state(&self, id: JobId) -> Result<Option<State>, Error> {
+        Ok(self.store.get(id).await?.map(|job| job.state))
+    }
+
+    /// The studies that arrive image by image.
+    #[must_use]
+    pub fn arriving(&self) -> &ArrivingStudies {
+        self.files.arriving()
     }
 
     /// Jobs, newest first.

@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use database::{Changes, JobStore};
-pub use files::{JobFiles, Pieces};
+pub use files::{About, ArrivingStudies, ArrivingStudy, JobFiles, KeptImage, Pieces, Sent, pack};
 pub use rows::{Callback, Lapsed, Leaving, NewJob, Page, Room, Submitted, Waiting};
 
 /// Why something could not be stored.

@@ -125,7 +125,7 @@ impl Folder {
     }
 }
 
-fn create(folder: &Path) -> Result<(), Error> {
+pub(super) fn create(folder: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(folder).map_err(|e| Error::File(files::named(folder, &e)))
 }
 
@@ -145,7 +145,7 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// What is in a folder; nothing, if it is gone or no folder.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |e: io::Error| Error::File(files::named(folder, &e));
     match std::fs::read_dir(folder) {
         Ok(entries) => entries
@@ -163,14 +163,14 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     path.file_name()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default()
 }
 
 /// When it was written; now, if that cannot be told: what is new is left alone.
-fn written(path: &Path) -> SystemTime {
+pub(super) fn written(path: &Path) -> SystemTime {
     std::fs::metadata(path)
         .and_then(|m| m.modified())
         .unwrap_or_else(|_| SystemTime::now())

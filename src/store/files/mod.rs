@@ -1,8 +1,10 @@
 //! The files of jobs, in a folder or in a bucket.
 //!
-//! `incoming/<upload>/` on this machine while a study arrives, `jobs/<id>/inputs/` once it is
+//! `incoming/<upload>/` on this machine while a study arrives, `arriving/<study>/` while it arrives image by
+//! image, `jobs/<id>/inputs/` once it is
 //! acknowledged, `jobs/<id>/results-<attempt>/` while and after an attempt writes them: they count once
 //! the row says so. Files are whole or not there, in both places.
+mod arriving;
 mod bucket;
 mod folder;
 
@@ -12,6 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+pub use arriving::{About, ArrivingStudies, ArrivingStudy, KeptImage, Sent, pack};
 use bucket::Bucket;
 use bytes::Bytes;
 use dawson_inference::pipeline::Artifact;
@@ -30,6 +33,7 @@ const RESULTS: &str = "results-";
 #[derive(Debug, Clone)]
 pub struct JobFiles {
     incoming: Folder,
+    arriving: ArrivingStudies,
     place: Place,
 }
 
@@ -61,6 +65,7 @@ impl JobFiles {
     pub fn open(state: &Path) -> Result<Self, Error> {
         Ok(Self {
             incoming: Folder::open(state.join("incoming"))?,
+            arriving: ArrivingStudies::open(state.join("arriving"))?,
             place: Place::Folder(Folder::open(state.join("jobs"))?),
         })
     }
@@ -73,6 +78,7 @@ impl JobFiles {
     pub fn open_bucket(state: &Path, address: &str) -> Result<Self, Error> {
         Ok(Self {
             incoming: Folder::open(state.join("incoming"))?,
+            arriving: ArrivingStudies::open(state.join("arriving"))?,
             place: Place::Bucket(Bucket::open(address)?),
         })
     }
@@ -216,7 +222,14 @@ impl JobFiles {
     /// # Errors
     /// [`Error::File`]
     pub async fn erase(&self, id: JobId) -> Result<(), Error> {
+        self.arriving.remove_of(id).await?;
         self.remove(id.to_string()).await
+    }
+
+    /// The studies that arrive image by image, at this process.
+    #[must_use]
+    pub fn arriving(&self) -> &ArrivingStudies {
+        &self.arriving
     }
 
     /// The jobs that have files.

@@ -24,6 +24,8 @@ pub(super) struct Image {
     pub(super) series: String,
     pub(super) frame_of_reference: Option<String>,
     pub(super) position_reference: String,
+    pub(super) body_part: String,
+    pub(super) series_number: Option<i64>,
     pub(super) identity: Identity,
     pub(super) syntax: Syntax,
     pub(super) cells: Cells,
@@ -86,6 +88,8 @@ impl Image {
             frame_of_reference,
             position_reference: text(&object, tags::POSITION_REFERENCE_INDICATOR)
                 .unwrap_or_default(),
+            body_part: text(&object, tags::BODY_PART_EXAMINED).unwrap_or_default(),
+            series_number: whole(&object, tags::SERIES_NUMBER),
             identity: Identity::of(&object),
             syntax,
             cells,

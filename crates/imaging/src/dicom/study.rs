@@ -225,7 +225,8 @@ impl Study {
 
 impl Error {
     /// Whether a file is sound but no image that could be part of a stack.
-    fn is_of_another_kind(&self) -> bool {
+    #[must_use]
+    pub fn is_of_another_kind(&self) -> bool {
         match self {
             Self::NotDicom { .. } | Self::SopClass { .. } => true,
             Self::Attribute { name, .. } => *name == "SamplesPerPixel",

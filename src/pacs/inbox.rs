@@ -1,0 +1,693 @@
+//! Studies that arrive image by image, until each is whole and becomes a job.
+//!
+//! DICOM has no word for "that was all", so a study is taken once it has been quiet for a while and nobody
+//! who brought images of it is still there, or when somebody says so. An image that comes later makes a new
+//! revision of the whole study; the same images again make nothing. What is here is also on the disk
+//! ([`ArrivingStudies`]): after a restart the studies are where they were.
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use dawson_imaging::dicom::{self, Head, Limits};
+use dawson_inference::problem::Code;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use super::rules::{Rules, Words};
+use crate::jobs::{self, JobId, Jobs, STUDY, Sees, Submission, Upload};
+use crate::store::{About, ArrivingStudies, ArrivingStudy, KeptImage, Priority, Sent, StoredFile};
+use crate::{files, telemetry};
+
+/// How often studies are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// The wait after a study could not be taken now, but may be later.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How studies arrive.
+#[derive(Debug, Clone)]
+pub struct InboxConfig {
+    /// A study is whole once nothing has come for so long.
+    pub quiet: Duration,
+    /// A study is taken so long after its first new image, whoever still sends.
+    pub longest: Duration,
+    /// Images of a study are kept so long after the last one came, for those that come late.
+    pub late: Duration,
+    /// How much a file and a study may be.
+    pub limits: Limits,
+}
+
+/// What became of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is on the disk.
+    New,
+    /// It was there already.
+    Same,
+    /// Another image of that SOP Instance UID is there; the first one stays.
+    Conflict,
+}
+
+/// Why an image is not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// It is no MR image, or damaged, or not read.
+    #[error(transparent)]
+    File(dicom::Error),
+    /// It is not the object that it was announced as.
+    #[error("the file holds another object than was announced")]
+    Mismatch,
+    /// The study has as many images or bytes as a study may have.
+    #[error("the study has more images or bytes than a study may have")]
+    StudyFull,
+    /// The same image is being stored at this moment.
+    #[error("the same image is being stored at this moment")]
+    Busy,
+    /// There is no room, or the service stops.
+    #[error(transparent)]
+    Jobs(#[from] jobs::Error),
+}
+
+/// Where a study is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Images may still come.
+    Arriving,
+    /// It is a job.
+    Sent(JobId),
+    /// No rule runs it.
+    NotRouted,
+    /// It cannot be a job; the reason names nothing of the patient.
+    Refused(Code, String),
+}
+
+/// A study as it is told.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// (0020,000D).
+    pub study_instance_uid: String,
+    /// Images that are there.
+    pub images: usize,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Images that were not kept because another of the same UID was.
+    pub conflicts: usize,
+    /// How often it became a job.
+    pub revision: u32,
+    /// Where it is.
+    pub stage: Stage,
+}
+
+/// Who brings images.
+#[derive(Debug, Clone, Default)]
+pub struct Sender {
+    /// The API key whose studies they are.
+    pub owner: Option<String>,
+    /// The application entity, if one sends.
+    pub calling_ae_title: Option<String>,
+}
+
+#[derive(Debug)]
+struct Study {
+    about: About,
+    images: BTreeMap<String, KeptImage>,
+    /// Images that are being written.
+    writing: BTreeSet<String>,
+    words: Words,
+    conflicts: usize,
+    /// Those who brought images of it and are still there.
+    open: usize,
+    /// When its first image came that no job has.
+    first: Instant,
+    last: Instant,
+    /// Not looked at before this.
+    not_before: Option<Instant>,
+    /// Somebody said that it is whole.
+    asked: bool,
+    /// It is being made a job.
+    leaving: bool,
+    /// Its files are being removed.
+    removing: bool,
+    stage: Stage,
+}
+
+impl Study {
+    fn new(about: About) -> Self {
+        let now = Instant::now();
+        Self {
+            about,
+            images: BTreeMap::new(),
+            writing: BTreeSet::new(),
+            words: Words::default(),
+            conflicts: 0,
+            open: 0,
+            first: now,
+            last: now,
+            not_before: None,
+            asked: false,
+            leaving: false,
+            removing: false,
+            stage: Stage::Arriving,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.images.values().map(|image| image.bytes).sum()
+    }
+
+    /// Stands for its images.
+    fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, image) in &self.images {
+            hash.update(name.as_bytes());
+            hash.update(image.sha256);
+        }
+        hex::encode(hash.finalize())
+    }
+
+    fn is_due(&self, config: &InboxConfig) -> bool {
+        let quiet = self.open == 0 && self.last.elapsed() >= config.quiet;
+        self.stage == Stage::Arriving
+            && !self.images.is_empty()
+            && self.writing.is_empty()
+            && !self.leaving
+            && self.not_before.is_none_or(|at| at <= Instant::now())
+            && (self.asked || quiet || self.first.elapsed() >= config.longest)
+    }
+
+    /// Whether nothing is done with it and nothing is to be done.
+    fn is_idle(&self) -> bool {
+        let quiet = self.open == 0 && self.writing.is_empty();
+        quiet && !self.leaving && !self.removing && self.stage != Stage::Arriving
+    }
+
+    fn told(&self) -> Arrival {
+        Arrival {
+            study_instance_uid: self.about.study_instance_uid.clone(),
+            images: self.images.len(),
+            bytes: self.bytes(),
+            conflicts: self.conflicts,
+            revision: self.about.sent.as_ref().map_or(0, |sent| sent.revision),
+            stage: self.stage.clone(),
+        }
+    }
+}
+
+/// The studies that arrive.
+#[derive(Debug)]
+pub struct Inbox {
+    jobs: Arc<Jobs>,
+    files: ArrivingStudies,
+    rules: Rules,
+    config: InboxConfig,
+    studies: Mutex<BTreeMap<String, Study>>,
+    /// Files are read and checked one at a time, because they are held in memory.
+    checking: tokio::sync::Semaphore,
+    wake: Notify,
+}
+
+impl Inbox {
+    /// The inbox, with what a process before this one had received.
+    ///
+    /// # Errors
+    /// [`jobs::Error::Store`]
+    pub async fn open(
+        jobs: Arc<Jobs>,
+        rules: Rules,
+        config: InboxConfig,
+    ) -> Result<Self, jobs::Error> {
+        let files = jobs.arriving().clone();
+        let mut studies = BTreeMap::new();
+        for found in files.found().await? {
+            let key = found.key.clone();
+            let paths: Vec<PathBuf> = found
+                .images
+                .keys()
+                .map(|image| files.path(&key, image))
+                .collect();
+            let limits = config.limits;
+            let words = tokio::task::spawn_blocking(move || words_of(&paths, &limits)).await;
+            studies.insert(key, resumed(found, words.unwrap_or_default()));
+        }
+        Ok(Self {
+            jobs,
+            files,
+            rules,
+            config,
+            studies: Mutex::new(studies),
+            checking: tokio::sync::Semaphore::new(2),
+            wake: Notify::new(),
+        })
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// How much a file may be.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.config.limits
+    }
+
+    /// Somebody begins to bring images.
+    #[must_use]
+    pub fn session(self: &Arc<Self>, sender: Sender) -> Session {
+        Session {
+            inbox: Arc::clone(self),
+            sender,
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// A folder for images that arrive.
+    ///
+    /// # Errors
+    /// [`jobs::Error::Closing`], [`jobs::Error::Store`]
+    pub async fn new_upload(&self) -> Result<Upload, jobs::Error> {
+        self.jobs.new_upload().await
+    }
+
+    /// Whether there is disk for an image of so many bytes.
+    ///
+    /// # Errors
+    /// [`jobs::Error::DiskFull`], [`jobs::Error::Store`]
+    pub fn check_disk(&self, bytes: u64) -> Result<(), jobs::Error> {
+        self.jobs.check_disk(bytes)
+    }
+
+    /// The studies that a caller sees.
+    #[must_use]
+    pub fn list(&self, sees: &Sees) -> Vec<Arrival> {
+        let studies = self.studies();
+        let seen = studies.values().filter(|study| sees_study(sees, study));
+        seen.map(Study::told).collect()
+    }
+
+    /// Takes a study as it is, without waiting for it to be quiet; none if it is not there.
+    #[must_use]
+    pub fn start(&self, sees: &Sees, study_instance_uid: &str) -> Option<Arrival> {
+        let mut studies = self.studies();
+        let study = studies.values_mut().find(|study| {
+            sees_study(sees, study) && study.about.study_instance_uid == study_instance_uid
+        })?;
+        if !matches!(study.stage, Stage::Sent(_)) {
+            study.stage = Stage::Arriving;
+            study.asked = true;
+            study.not_before = None;
+        }
+        let told = study.told();
+        drop(studies);
+        self.wake.notify_one();
+        Some(told)
+    }
+
+    /// Makes studies that are whole jobs, and forgets those that are done with, until it is aborted.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            self.look().await;
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    async fn look(&self) {
+        let due: Vec<String> = {
+            let mut studies = self.studies();
+            let due = studies
+                .iter_mut()
+                .filter(|(_, study)| study.is_due(&self.config));
+            due.map(|(key, study)| {
+                study.leaving = true;
+                key.clone()
+            })
+            .collect()
+        };
+        for key in due {
+            self.send(&key).await;
+        }
+        for key in self.done_with().await {
+            self.forget(&key).await;
+        }
+    }
+
+    /// Removes a study, unless something has come for it meanwhile.
+    async fn forget(&self, key: &str) {
+        {
+            let mut studies = self.studies();
+            match studies.get_mut(key) {
+                Some(study) if study.is_idle() => study.removing = true,
+                _ => return,
+            }
+        }
+        let removed = self.files.remove(key).await;
+        let mut studies = self.studies();
+        match removed {
+            Ok(()) => drop(studies.remove(key)),
+            Err(error) => {
+                telemetry::store_failed("arriving", &error);
+                if let Some(study) = studies.get_mut(key) {
+                    study.removing = false;
+                }
+            }
+        }
+    }
+
+    /// Studies of which nothing is left to do: their job was erased, or nothing came for long.
+    async fn done_with(&self) -> Vec<String> {
+        let sent: Vec<(String, Option<JobId>, bool)> = {
+            let studies = self.studies();
+            let idle = studies.iter().filter(|(_, study)| study.is_idle());
+            idle.map(|(key, study)| {
+                let job = match study.stage {
+                    Stage::Sent(job) => Some(job),
+                    _ => None,
+                };
+                let is_late = study.last.elapsed() >= self.config.late;
+                (key.clone(), job, is_late)
+            })
+            .collect()
+        };
+        let mut done = Vec::new();
+        for (key, job, is_late) in sent {
+            let done_with = match job {
+                None => is_late,
+                Some(job) => match self.jobs.state(job).await {
+                    Ok(None) => true,
+                    Ok(Some(state)) => is_late && state.has_ended(),
+                    Err(_) => false,
+                },
+            };
+            if done_with {
+                done.push(key);
+            }
+        }
+        done
+    }
+
+    /// Makes a study a job.
+    async fn send(&self, key: &str) {
+        let taken = {
+            let studies = self.studies();
+            studies.get(key).map(|study| {
+                let title = study.about.calling_ae_title.as_deref();
+                let options = self.rules.options(title, &study.words);
+                let names: Vec<String> = study.images.keys().cloned().collect();
+                (study.about.clone(), options, names, study.digest())
+            })
+        };
+        let Some((about, options, names, digest)) = taken else {
+            return;
+        };
+        let stage = match options {
+            None => Ok(Stage::NotRouted),
+            Some(options) => self.submit(key, &about, options, &names, &digest).await,
+        };
+        let mut studies = self.studies();
+        let Some(study) = studies.get_mut(key) else {
+            return;
+        };
+        study.leaving = false;
+        study.asked = false;
+        match stage {
+            Ok(stage) => {
+                if let Stage::Sent(job) = &stage {
+                    study.about.sent = Some(sent(&about, *job, digest.clone()));
+                }
+                telemetry::study_arrived(match &stage {
+                    Stage::Sent(_) => "sent",
+                    Stage::NotRouted => "not_routed",
+                    Stage::Refused(..) => "refused",
+                    Stage::Arriving => "arriving",
+                });
+                // What came meanwhile makes the next revision.
+                if study.digest() == digest {
+                    study.stage = stage;
+                } else {
+                    study.first = Instant::now();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(code = error.code().name(), %error, "a study that arrived waits");
+                study.not_before = Some(Instant::now() + AGAIN);
+            }
+        }
+    }
+
+    /// What became of it; an error is one that may pass.
+    async fn submit(
+        &self,
+        key: &str,
+        about: &About,
+        options: String,
+        names: &[String],
+        digest: &str,
+    ) -> Result<Stage, jobs::Error> {
+        if let Some(sent) = about.sent.as_ref().filter(|sent| sent.digest == digest)
+            && let Ok(job) = sent.job.parse()
+        {
+            return Ok(Stage::Sent(job));
+        }
+        let bytes = {
+            let studies = self.studies();
+            studies.get(key).map_or(0, Study::bytes)
+        };
+        self.jobs.check_room(bytes).await?;
+        let upload = self.jobs.new_upload().await?;
+        let archive = upload.folder().join(STUDY);
+        let packed = self.files.pack(key, names, &archive).await;
+        let (bytes, sha256) = match packed {
+            Ok(packed) => packed,
+            Err(error) => {
+                upload.discard().await;
+                return Err(error.into());
+            }
+        };
+        let submission = Submission {
+            upload,
+            inputs: vec![StoredFile {
+                name: STUDY.to_owned(),
+                media_type: "application/zip".to_owned(),
+                bytes,
+                sha256,
+            }],
+            headers: Vec::new(),
+            owner: about.owner.clone(),
+            priority: Priority::Routine,
+            deadline: None,
+            callback_url: None,
+            label: None,
+            model: None,
+            options,
+            // After a crash between the job and its note, the same images find the same job.
+            idempotency_key: Some(format!("arrived-{key}-{digest}")),
+        };
+        match self.jobs.submit(submission).await {
+            Ok(job) => {
+                let about = About {
+                    sent: Some(sent(about, job.id, digest.to_owned())),
+                    ..about.clone()
+                };
+                // Should this fail, the same images find the same job by their key.
+                if let Err(error) = self.files.describe(key, &about).await {
+                    telemetry::store_failed("arriving", &error);
+                }
+                Ok(Stage::Sent(job.id))
+            }
+            Err(
+                error @ (jobs::Error::Full { .. }
+                | jobs::Error::DiskFull { .. }
+                | jobs::Error::Closing
+                | jobs::Error::Store(_)),
+            ) => Err(error),
+            Err(error) => {
+                let code = error.code();
+                tracing::warn!(code = code.name(), %error, "a study that arrived cannot be run");
+                Ok(Stage::Refused(code, error.to_string()))
+            }
+        }
+    }
+
+    fn studies(&self) -> MutexGuard<'_, BTreeMap<String, Study>> {
+        self.studies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads and checks a file.
+    async fn checked(&self, path: PathBuf) -> Result<(Head, KeptImage), Refused> {
+        let _room = self.checking.acquire().await;
+        let limits = self.config.limits;
+        let work = move || {
+            let bytes =
+                files::read(&path).map_err(|e| jobs::Error::Store(crate::store::Error::File(e)))?;
+            let head = Head::read(&bytes, &limits).map_err(Refused::File)?;
+            let kept = KeptImage {
+                bytes: bytes.len() as u64,
+                sha256: Sha256::digest(&bytes).into(),
+            };
+            Ok((head, kept))
+        };
+        let checked = tokio::task::spawn_blocking(work).await;
+        checked.unwrap_or_else(|e| {
+            let error = crate::store::Error::File(std::io::Error::other(e));
+            Err(Refused::Jobs(jobs::Error::Store(error)))
+        })
+    }
+}
+
+/// Somebody who brings images. While one is there, the studies it brought images of are not whole.
+#[derive(Debug)]
+pub struct Session {
+    inbox: Arc<Inbox>,
+    sender: Sender,
+    touched: BTreeSet<String>,
+}
+
+impl Session {
+    /// Keeps an image whose file is written and synced at `path`; if it is kept, the file is moved away. It is on
+    /// the disk after this. `announced` are the class and the instance that it was announced as.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub async fn keep(
+        &mut self,
+        path: PathBuf,
+        announced: Option<(&str, &str)>,
+    ) -> Result<(Kept, Head), Refused> {
+        let inbox = Arc::clone(&self.inbox);
+        let (head, image) = inbox.checked(path.clone()).await?;
+        let found = (head.sop_class_uid.as_str(), head.sop_instance_uid.as_str());
+        if announced.is_some_and(|announced| announced != found) {
+            return Err(Refused::Mismatch);
+        }
+        inbox.check_disk(image.bytes)?;
+        let owner = self.sender.owner.as_deref();
+        let key = ArrivingStudies::key(&head.study_instance_uid, owner);
+        let name = ArrivingStudies::image(&head.sop_instance_uid);
+        let about = {
+            let mut studies = inbox.studies();
+            let study = studies.entry(key.clone()).or_insert_with(|| {
+                Study::new(About {
+                    study_instance_uid: head.study_instance_uid.clone(),
+                    owner: self.sender.owner.clone(),
+                    calling_ae_title: self.sender.calling_ae_title.clone(),
+                    sent: None,
+                })
+            });
+            if study.removing {
+                return Err(Refused::Busy);
+            }
+            if self.touched.insert(key.clone()) {
+                study.open += 1;
+            }
+            study.last = Instant::now();
+            if let Some(there) = study.images.get(&name) {
+                if there.sha256 == image.sha256 {
+                    return Ok((Kept::Same, head));
+                }
+                study.conflicts += 1;
+                return Ok((Kept::Conflict, head));
+            }
+            let limits = inbox.config.limits;
+            let bytes = study.bytes().saturating_add(image.bytes);
+            if study.images.len() >= limits.max_files || bytes > limits.max_study_bytes as u64 {
+                return Err(Refused::StudyFull);
+            }
+            if !study.writing.insert(name.clone()) {
+                return Err(Refused::Busy);
+            }
+            study.images.is_empty().then(|| study.about.clone())
+        };
+        let written = async {
+            if let Some(about) = &about {
+                inbox.files.describe(&key, about).await?;
+            }
+            inbox.files.keep(&key, &name, &path).await
+        };
+        let written = written.await;
+        let mut studies = inbox.studies();
+        if let Some(study) = studies.get_mut(&key) {
+            study.writing.remove(&name);
+            if written.is_ok() {
+                let words = (&head.study_description, &head.series_description);
+                study.words.add(words.0, words.1, &head.body_part);
+                study.images.insert(name, image);
+                study.last = Instant::now();
+                if study.stage != Stage::Arriving {
+                    study.stage = Stage::Arriving;
+                    study.first = study.last;
+                }
+            }
+        }
+        drop(studies);
+        written.map_err(jobs::Error::Store)?;
+        telemetry::image_arrived(image.bytes);
+        Ok((Kept::New, head))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut studies = self.inbox.studies();
+        for key in &self.touched {
+            if let Some(study) = studies.get_mut(key) {
+                study.open = study.open.saturating_sub(1);
+                study.last = Instant::now();
+            }
+        }
+    }
+}
+
+fn sees_study(sees: &Sees, study: &Study) -> bool {
+    match sees {
+        Sees::All => true,
+        Sees::Own(owner) => study.about.owner.as_ref() == Some(owner),
+    }
+}
+
+fn sent(about: &About, job: JobId, digest: String) -> Sent {
+    let before = about.sent.as_ref().map_or(0, |sent| sent.revision);
+    Sent {
+        job: job.to_string(),
+        digest,
+        revision: before + 1,
+    }
+}
+
+/// A study that a process before this one had received.
+fn resumed(found: ArrivingStudy, words: Words) -> Study {
+    let age = SystemTime::now().duration_since(found.newest);
+    let last = Instant::now().checked_sub(age.unwrap_or_default());
+    let mut study = Study::new(found.about);
+    study.images = found.images;
+    study.words = words;
+    study.last = last.unwrap_or(study.last);
+    study.first = study.last;
+    if let Some(sent) = &study.about.sent
+        && sent.digest == study.digest()
+        && let Ok(job) = sent.job.parse()
+    {
+        study.stage = Stage::Sent(job);
+    }
+    study
+}
+
+fn words_of(paths: &[PathBuf], limits: &Limits) -> Words {
+    let mut words = Words::default();
+    for path in paths {
+        if let Ok(bytes) = files::read(path)
+            && let Ok(head) = Head::read(&bytes, limits)
+        {
+            words.add(
+                &head.study_description,
+                &head.series_description,
+                &head.body_part,
+            );
+        }
+    }
+    words
+}
