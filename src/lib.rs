@@ -1,8 +1,8 @@
 //! Dawson, the service and the command line.
 //!
 //! The rooms: [`jobs`] (a job's life), [`store`] (rows and files), [`http`] (the wire), [`cli`] (one
-//! file a command), [`keys`] (who may call), [`config`], [`telemetry`], [`files`] (durable writing). They meet in
-//! `cli/serve.rs`. What is computed stands in the crates `dawson-imaging` and `dawson-inference`.
+//! file a command), [`keys`] (who may call), [`pacs`] (what is said to archives), [`config`], [`telemetry`],
+//! [`files`] (durable writing). They meet in `cli/serve.rs`. What is computed stands in the crates `dawson-imaging` and `dawson-inference`.
 
 pub mod cli;
 pub mod config;
@@ -10,5 +10,6 @@ pub mod files;
 pub mod http;
 pub mod jobs;
 pub mod keys;
+pub mod pacs;
 pub mod store;
 pub mod telemetry;

@@ -46,6 +46,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         "a job's life knows nothing of HTTP",
     ),
     (
+        "pacs",
+        &["jobs", "store", "telemetry", "files"],
+        "archives are another wire: it knows nothing of HTTP routes, and jobs know nothing of it",
+    ),
+    (
         "http",
         // `files` for certificates, `keys` for who asks.
         &["jobs", "store", "telemetry", "files", "keys"],
@@ -62,7 +67,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
 const MEETING_PLACES: &[(&str, &[&str])] = &[
     (
         "cli/serve.rs",
-        &["config", "http", "jobs", "telemetry", "files"],
+        &["config", "http", "jobs", "pacs", "telemetry", "files"],
     ),
     ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
@@ -89,6 +94,11 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
         "jobs",
         &["pipeline", "models", "problem", "report"],
         "the engine is the pipeline's business",
+    ),
+    (
+        "pacs",
+        &["pipeline", "problem"],
+        "what it sends was made and written before",
     ),
     (
         "http",
