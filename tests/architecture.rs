@@ -48,7 +48,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     (
         "pacs",
         &["jobs", "store", "telemetry", "files"],
-        "images become jobs; it knows nothing of HTTP",
+        "archives are another wire: it knows nothing of HTTP, and jobs know nothing of it",
     ),
     (
         "http",
@@ -67,7 +67,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
 const MEETING_PLACES: &[(&str, &[&str])] = &[
     (
         "cli/serve.rs",
-        &["config", "http", "jobs", "telemetry", "files"],
+        &["config", "http", "jobs", "pacs", "telemetry", "files"],
     ),
     ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
@@ -96,7 +96,11 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
         &["pipeline", "models", "problem", "report"],
         "the engine is the pipeline's business",
     ),
-    ("pacs", &["problem"], "it names codes, it computes nothing"),
+    (
+        "pacs",
+        &["pipeline", "problem"],
+        "what it sends was made and written before",
+    ),
     (
         "http",
         &["pipeline", "models", "problem", "report", "engine"],

@@ -1,7 +1,8 @@
-//! The hospital's side: studies come from DICOM nodes image by image, and become jobs.
+//! The hospital's side: studies come from DICOM nodes image by image, become jobs, and results go back.
 //!
-//! [`Inbox`] is where images arrive, by whatever way; [`Receiver`] is the way over DICOM's own protocol.
-//! [`Rules`] say who may send, which studies are run, and where their results go.
+//! [`Inbox`] is where images arrive, by whatever way; [`Rules`] say who may send, which studies are run, and
+//! where their results go. [`dimse`] writes and reads the commands of PS3.7 for whoever sends and receives.
+pub mod dimse;
 mod inbox;
 mod rules;
 
