@@ -62,6 +62,31 @@ pub const KEYS: &[Key] = &[
         help: "A site's rules on who may send studies, which are run, and where results go (TOML)",
     },
     Key {
+        name: "dicom_listen",
+        default: "",
+        help: "Address and port at which DICOM nodes are listened to (C-STORE, C-ECHO) [default: none]",
+    },
+    Key {
+        name: "ae_title",
+        default: "DAWSON",
+        help: "The application entity title of this service",
+    },
+    Key {
+        name: "max_associations",
+        default: "32",
+        help: "The most associations at once; more are told to come again",
+    },
+    Key {
+        name: "max_association_bytes",
+        default: "17179869184",
+        help: "The most bytes that an association may bring",
+    },
+    Key {
+        name: "dicom_silence_s",
+        default: "30",
+        help: "Seconds that a node may be silent within an association",
+    },
+    Key {
         name: "study_quiet_s",
         default: "30",
         help: "A study that arrives image by image is whole once nothing has come for so many seconds, …",

@@ -59,6 +59,22 @@ pub fn image_arrived(bytes: u64) {
     counter!("dawson_image_bytes_total").increment(bytes);
 }
 
+/// An image that a node sent was answered with that status.
+pub fn image_answered(status: u16) {
+    let outcome = match status {
+        0x0000 => "stored",
+        0xb000..=0xbfff => "warning",
+        0xa700..=0xa7ff => "no_room",
+        _ => "refused",
+    };
+    counter!("dawson_images_answered_total", "outcome" => outcome).increment(1);
+}
+
+/// What became of an association, or of the wish for one.
+pub fn association(outcome: &'static str) {
+    counter!("dawson_associations_total", "outcome" => outcome).increment(1);
+}
+
 /// A study that arrived image by image was whole, and became what `outcome` says.
 pub fn study_arrived(outcome: &'static str) {
     tracing::info!(outcome, "study arrived");

@@ -1,15 +1,17 @@
 //! What `dawson serve` needs of its settings for the hospital's side.
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dawson_imaging::dicom::Limits;
 use dawson_inference::problem::Code;
+use tokio::net::TcpListener;
 
 use super::Failure;
 use crate::config::Settings;
 use crate::files;
 use crate::jobs::Jobs;
-use crate::pacs::{Inbox, InboxConfig, Rules};
+use crate::pacs::{self, Inbox, InboxConfig, Receiver, ReceiverConfig, Rules};
 
 /// The site's rules; none if the settings name none.
 pub(super) fn rules(settings: &Settings) -> Result<Rules, Failure> {
@@ -41,4 +43,35 @@ pub(super) async fn open_inbox(
     let inbox = Inbox::open(Arc::clone(jobs), rules, config).await;
     let inbox = inbox.map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
     Ok(Arc::new(inbox))
+}
+
+/// Where nodes are listened to, if they are: beyond this machine only if the rules say who may send.
+pub(super) async fn listen(
+    settings: &Settings,
+    inbox: &Arc<Inbox>,
+) -> Result<Option<(Receiver, TcpListener)>, Failure> {
+    let Some(address) = settings.optional::<SocketAddr>("dicom_listen")? else {
+        return Ok(None);
+    };
+    let may_be_open = settings.get("insecure_no_auth")? || !inbox.rules().calling.is_empty();
+    if !address.ip().is_loopback() && !may_be_open {
+        let reason = "is reached from other machines, but the rules of the setting pacs say of no node that it may \
+                      send: list them as [[calling]] (or say --insecure-no-auth and let everybody send)";
+        return Err(settings.wrong("dicom_listen", reason).into());
+    }
+    let ae_title: String = settings.get("ae_title")?;
+    if !pacs::is_title(&ae_title) {
+        let reason = "must be 1 to 16 printable characters without a backslash";
+        return Err(settings.wrong("ae_title", reason).into());
+    }
+    let config = ReceiverConfig {
+        ae_title,
+        max_associations: settings.get("max_associations")?,
+        max_association_bytes: settings.get("max_association_bytes")?,
+        silence: settings.seconds("dicom_silence_s")?,
+    };
+    let listener = TcpListener::bind(address).await;
+    let listener = listener
+        .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {address}: {e}")))?;
+    Ok(Some((Receiver::new(Arc::clone(inbox), config), listener)))
 }

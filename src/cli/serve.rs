@@ -207,6 +207,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     let inbox = pacs::open_inbox(settings, &jobs, rules).await?;
+    let nodes = pacs::listen(settings, &inbox).await?;
     let router = http::router(
         Arc::clone(&jobs),
         Arc::clone(&inbox),
@@ -231,11 +232,19 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         })?
     };
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
+    if let Some((_, nodes)) = &nodes {
+        let address = nodes
+            .local_addr()
+            .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+        println!("listening on dicom://{address}");
+    }
     println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.networks().segmenter.engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let arriving = tokio::spawn(inbox.run());
+    let nodes =
+        nodes.map(|(receiver, listener)| tokio::spawn(receiver.serve(listener, jobs.closed())));
     let stopping = Arc::clone(&jobs);
     let stop = async move {
         asked.await;
@@ -245,6 +254,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let fresh = tokio::spawn(fresh);
     http::serve(listener, edge.tls, router, edge.listening, stop).await;
     fresh.abort();
+    if let Some(nodes) = nodes {
+        nodes
+            .await
+            .map_err(|e| Failure::new(Code::Internal, format!("the receiver failed: {e}")))?;
+    }
     arriving.abort();
     runner
         .await

@@ -1,10 +1,13 @@
 //! The hospital's side: studies come from DICOM nodes image by image, become jobs, and results go back.
 //!
-//! [`Inbox`] is where images arrive, by whatever way; [`Rules`] say who may send, which studies are run, and
+//! [`Inbox`] is where images arrive, by whatever way, and [`Receiver`] the way over DIMSE; [`Rules`] say who may send, which studies are run, and
 //! where their results go. [`dimse`] writes and reads the commands of PS3.7 for whoever sends and receives.
+mod classes;
 pub mod dimse;
 mod inbox;
+mod receiver;
 mod rules;
 
 pub use inbox::{Arrival, Inbox, InboxConfig, Kept, Refused, Sender, Session, Stage};
-pub use rules::{Calling, Rules, RulesError};
+pub use receiver::{Receiver, ReceiverConfig};
+pub use rules::{Calling, Rules, RulesError, is_title};

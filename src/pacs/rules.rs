@@ -100,7 +100,8 @@ impl Words {
 }
 
 /// Whether an application entity can have that title (PS3.5 6.2, AE).
-pub(super) fn is_title(title: &str) -> bool {
+#[must_use]
+pub fn is_title(title: &str) -> bool {
     let title = title.trim_matches(' ');
     let plain = |c: char| (' '..='~').contains(&c) && c != '\\';
     (1..=16).contains(&title.len()) && title.chars().all(plain)

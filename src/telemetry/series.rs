@@ -107,6 +107,8 @@ pub const SERIES: &[Series] = &[
     series("dawson_artifact_bytes_total", Counter, &[], "Bytes of results that were stored"),
     series("dawson_images_arrived_total", Counter, &[], "Images that arrived one by one and are on the disk"),
     series("dawson_image_bytes_total", Counter, &[], "Their bytes"),
+    series("dawson_images_answered_total", Counter, &["outcome"], "C-STORE requests by their answer: stored, warning, no_room or refused"),
+    series("dawson_associations_total", Counter, &["outcome"], "Associations: accepted, then released, lost, aborted or too_long; or rejected, refused, too_many"),
     series("dawson_studies_arrived_total", Counter, &["outcome"], "Studies that arrived image by image and were whole: sent, not_routed or refused"),
     series("dawson_upload_bytes_total", Counter, &["part"], "Bytes of scans that arrived, by contrast"),
     series("dawson_engine_batch_seconds", Histogram(STAGE_S), &["device"], "A batch inside the network; its count is the number of batches"),
