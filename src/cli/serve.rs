@@ -232,13 +232,13 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         })?
     };
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
+    println!("listening on {scheme}://{address}");
     if let Some((_, nodes)) = &nodes {
         let address = nodes
             .local_addr()
             .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
         println!("listening on dicom://{address}");
     }
-    println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.networks().segmenter.engine());
 
     let runner = tokio::spawn(Arc::clone(&jobs).run());

@@ -37,8 +37,12 @@ use crate::telemetry;
 
 /// The longest PDU: an association with 128 contexts of many encodings fits.
 const MAX_PDU: u32 = 262_144;
+/// Connections that have said nothing yet, for each association that there may be.
+const SILENT_EACH: usize = 32;
+/// A connection must say something within this.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// However busy, an association ends after this.
-const LONGEST: Duration = Duration::from_secs(6 * 3600);
+const LONGEST: Duration = Duration::from_hours(6);
 /// Names this program in the files that it makes: a version 8 UUID.
 const IMPLEMENTATION: &str = "2.25.232519274835273757068032627244153792937";
 
@@ -85,6 +89,8 @@ impl Receiver {
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let receiver = Arc::new(self);
         let free = Arc::new(Semaphore::new(receiver.config.max_associations));
+        let connections = receiver.config.max_associations.saturating_mul(SILENT_EACH);
+        let connections = Arc::new(Semaphore::new(connections));
         let mut associations = JoinSet::new();
         tokio::pin!(stop);
         loop {
@@ -110,22 +116,37 @@ impl Receiver {
             if socket.set_nodelay(true).is_err() {
                 continue;
             }
-            let Ok(place) = Arc::clone(&free).try_acquire_owned() else {
+            let Ok(connection) = Arc::clone(&connections).try_acquire_owned() else {
                 telemetry::association("too_many");
-                let silence = receiver.config.silence;
-                associations.spawn(async move { turn_away(socket, silence).await });
                 continue;
             };
-            let receiver = Arc::clone(&receiver);
+            let (receiver, free) = (Arc::clone(&receiver), Arc::clone(&free));
             associations.spawn(async move {
-                let all = tokio::time::timeout(LONGEST, receiver.associate(socket, peer)).await;
-                if all.is_err() {
-                    telemetry::association("too_long");
-                }
-                drop(place);
+                receiver.connected(socket, peer, &free).await;
+                drop(connection);
             });
         }
         associations.shutdown().await;
+    }
+
+    /// A connection takes a place among the associations once it has said something, so that silent ones keep
+    /// nobody out.
+    async fn connected(&self, socket: TcpStream, peer: SocketAddr, free: &Semaphore) {
+        let mut word = [0];
+        let spoke = tokio::time::timeout(FIRST_WORD, socket.peek(&mut word));
+        if !matches!(spoke.await, Ok(Ok(1..))) {
+            telemetry::association("rejected");
+            return;
+        }
+        let Ok(_place) = free.try_acquire() else {
+            telemetry::association("too_many");
+            turn_away(socket).await;
+            return;
+        };
+        let all = tokio::time::timeout(LONGEST, self.associate(socket, peer));
+        if all.await.is_err() {
+            telemetry::association("too_long");
+        }
     }
 
     /// Every class and encoding that is taken, from whom it is taken.
@@ -205,7 +226,7 @@ impl Receiver {
 }
 
 /// Says that there is no room now, to whom asks for an association.
-async fn turn_away(mut socket: TcpStream, silence: Duration) {
+async fn turn_away(mut socket: TcpStream) {
     let full = Pdu::AssociationRJ(AssociationRJ {
         result: AssociationRJResult::Transient,
         source: AssociationRJSource::ServiceProviderPresentation(
@@ -224,8 +245,7 @@ async fn turn_away(mut socket: TcpStream, silence: Duration) {
         let _closed = socket.shutdown().await;
         while matches!(socket.read(&mut request).await, Ok(1..)) {}
     };
-    // Those who are turned away may not be many for long either.
-    let _in_time = tokio::time::timeout(silence.min(Duration::from_secs(2)), said).await;
+    let _in_time = tokio::time::timeout(Duration::from_secs(2), said).await;
 }
 
 /// Who may make an association from an address.

@@ -108,7 +108,7 @@ fn slice(contrast: Contrast, volume: &Volume<f32>, k: usize) -> Vec<u8> {
 }
 
 /// The phantom's contrasts as the files of a study, slices from the top down.
-fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
+pub(crate) fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
     let scans = phantom()
         .scans
         .iter()
@@ -132,7 +132,7 @@ fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-const ALL: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w];
+pub(crate) const ALL: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w];
 
 fn lesions(job: &Value) -> Value {
     assert_eq!(job["state"], "succeeded", "{job}");

@@ -21,6 +21,7 @@ mod dicom;
 mod edge;
 mod encodings;
 mod events;
+mod nodes;
 mod pipeline;
 mod postgres;
 mod problems;

@@ -12,6 +12,8 @@ use dawson::http::{
     AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
 };
 use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store};
+use dawson::pacs::{Inbox, InboxConfig, Rules};
+use dawson_imaging::dicom;
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
@@ -109,6 +111,7 @@ pub(crate) fn segment(
 pub(crate) struct Service {
     pub(crate) router: Router,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) inbox: Arc<Inbox>,
     pub(crate) state: PathBuf,
 }
 
@@ -128,6 +131,10 @@ pub(crate) struct ServiceOptions {
     pub(crate) callbacks: CallbackConfig,
     pub(crate) places: Places,
     pub(crate) models: PathBuf,
+    pub(crate) rules: Rules,
+    pub(crate) quiet: Duration,
+    pub(crate) late: Duration,
+    pub(crate) dicom_limits: dicom::Limits,
 }
 
 impl Default for ServiceOptions {
@@ -150,6 +157,10 @@ impl Default for ServiceOptions {
             callbacks: CallbackConfig::default(),
             places: Places::default(),
             models: models(),
+            rules: Rules::default(),
+            quiet: Duration::from_millis(300),
+            late: Duration::from_mins(10),
+            dicom_limits: dicom::Limits::CLINICAL,
         }
     }
 }
@@ -159,6 +170,7 @@ impl Service {
     pub(crate) async fn start(options: ServiceOptions) -> Self {
         let service = Self::idle(options).await;
         tokio::spawn(Arc::clone(&service.jobs).run());
+        tokio::spawn(Arc::clone(&service.inbox).run());
         service
     }
 
@@ -205,9 +217,18 @@ impl Service {
             access: options.access.clone(),
             cors_origins: options.cors_origins.clone(),
         };
+        let inbox = InboxConfig {
+            quiet: options.quiet,
+            longest: Duration::from_mins(1),
+            late: options.late,
+            limits: options.dicom_limits,
+        };
+        let inbox = Inbox::open(Arc::clone(&jobs), options.rules, inbox).await;
+        let inbox = Arc::new(inbox.unwrap());
         Self {
-            router: router(Arc::clone(&jobs), config, None),
+            router: router(Arc::clone(&jobs), Arc::clone(&inbox), config, None),
             jobs,
+            inbox,
             state,
         }
     }
