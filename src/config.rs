@@ -312,6 +312,16 @@ pub const KEYS: &[Key] = &[
         help: "Key of their signatures, whsec_…; best given by its variable",
     },
     Key {
+        name: "pacs",
+        default: "",
+        help: "The archives that results are filed at (TOML)",
+    },
+    Key {
+        name: "filing_retry_s",
+        default: "5,15,60,300,900,1800,3600,7200,14400,28800,28800,28800",
+        help: "Seconds after each try to file a result that failed until the next; after the last it is given up",
+    },
+    Key {
         name: "insecure_no_auth",
         default: "false",
         help: "Listen beyond this machine although callers are not asked who they are, or not in private",

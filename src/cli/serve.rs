@@ -17,7 +17,10 @@ use super::edge::Edge;
 use super::segment::series_rules_of;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
-use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, Secret, open_store};
+use crate::jobs::{
+    CallbackConfig, FilingConfig, Jobs, JobsConfig, Networks, Parts, Places, Secret, open_store,
+};
+use crate::pacs::{Destination, Filing, PacsFile};
 use crate::telemetry::{Log, LogConfig, Metrics};
 use crate::{files, telemetry};
 
@@ -188,6 +191,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
     let networks = open_networks(settings)?;
     let places = Places::of(settings)?;
+    let destinations = destinations(settings)?;
     let (store, job_files) = open_store(&state, &places)
         .await
         .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
@@ -197,7 +201,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         networks,
         default_model: settings.get("model")?,
         read_options: http::read_options,
-        config: jobs_config(settings)?,
+        config: jobs_config(settings, &destinations)?,
     }));
     jobs.model(None)
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
@@ -226,6 +230,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     println!("listening on {scheme}://{address}");
     telemetry::serving(address, jobs.networks().segmenter.engine());
 
+    let filing = Filing::new(Arc::clone(&jobs), destinations)
+        .map_err(|e| Failure::new(Code::Internal, format!("results cannot be filed: {e}")))?;
+    let filing = tokio::spawn(filing.run());
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let stopping = Arc::clone(&jobs);
     let stop = async move {
@@ -236,6 +243,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let fresh = tokio::spawn(fresh);
     http::serve(listener, edge.tls, router, edge.listening, stop).await;
     fresh.abort();
+    filing
+        .await
+        .map_err(|e| Failure::new(Code::Internal, format!("filing failed: {e}")))?;
     runner
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
@@ -318,7 +328,36 @@ fn open_networks(settings: &Settings) -> Result<Networks, Failure> {
     Ok(Networks::open(folder, precision, segmenter)?)
 }
 
-fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
+/// The destinations of the operator's file on archives.
+fn destinations(settings: &Settings) -> Result<Vec<Destination>, Failure> {
+    let Some(path) = settings.optional::<PathBuf>("pacs")? else {
+        return Ok(Vec::new());
+    };
+    let bytes = files::read(&path).map_err(|e| Failure::file(&e))?;
+    let file = PacsFile::parse(&String::from_utf8_lossy(&bytes));
+    let found = file.and_then(|file| file.destinations(|name| std::env::var(name).ok()));
+    Ok(found.map_err(|e| settings.wrong("pacs", e.to_string()))?)
+}
+
+/// Where results may be filed, and how patiently.
+fn filing_config(
+    settings: &Settings,
+    destinations: &[Destination],
+) -> Result<FilingConfig, Failure> {
+    let list: Option<String> = settings.optional("filing_retry_s")?;
+    let seconds = |text: &str| {
+        let seconds = text.trim().parse().ok();
+        let wait = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+        wait.ok_or_else(|| settings.wrong("filing_retry_s", "must be seconds separated by commas"))
+    };
+    let waits = list.iter().flat_map(|list| list.split(','));
+    Ok(FilingConfig {
+        destinations: destinations.iter().map(Destination::wants).collect(),
+        waits: waits.map(seconds).collect::<Result<_, _>>()?,
+    })
+}
+
+fn jobs_config(settings: &Settings, destinations: &[Destination]) -> Result<JobsConfig, Failure> {
     Ok(JobsConfig {
         workers: settings.get("workers")?,
         queue: settings.get("queue")?,
@@ -333,6 +372,7 @@ fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
         keep_inputs: settings.get("keep_inputs")?,
         grace: settings.seconds("grace_s")?,
         callbacks: callback_config(settings)?,
+        filing: filing_config(settings, destinations)?,
     })
 }
 

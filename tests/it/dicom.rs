@@ -108,7 +108,7 @@ fn slice(contrast: Contrast, volume: &Volume<f32>, k: usize) -> Vec<u8> {
 }
 
 /// The phantom's contrasts as the files of a study, slices from the top down.
-fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
+pub(crate) fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
     let scans = phantom()
         .scans
         .iter()
@@ -121,7 +121,7 @@ fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (n, file) in files.iter().enumerate() {
         let stored =

@@ -21,6 +21,8 @@ mod dicom;
 mod edge;
 mod encodings;
 mod events;
+mod filing;
+mod outbox;
 mod pipeline;
 mod postgres;
 mod problems;

@@ -11,7 +11,10 @@ use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use dawson::http::{
     AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
 };
-use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store};
+use dawson::jobs::{
+    CallbackConfig, FilingConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store,
+};
+use dawson::pacs::{Destination, Filing, PacsFile};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
@@ -126,6 +129,9 @@ pub(crate) struct ServiceOptions {
     pub(crate) min_free_bytes: u64,
     pub(crate) lease: Duration,
     pub(crate) callbacks: CallbackConfig,
+    /// Tables `[[destination]]`, as the operator writes them.
+    pub(crate) destinations: String,
+    pub(crate) filing_waits: Vec<Duration>,
     pub(crate) places: Places,
     pub(crate) models: PathBuf,
 }
@@ -148,6 +154,8 @@ impl Default for ServiceOptions {
             min_free_bytes: 0,
             lease: Duration::from_secs(30),
             callbacks: CallbackConfig::default(),
+            destinations: String::new(),
+            filing_waits: vec![Duration::ZERO],
             places: Places::default(),
             models: models(),
         }
@@ -157,9 +165,17 @@ impl Default for ServiceOptions {
 impl Service {
     /// A service whose jobs are run.
     pub(crate) async fn start(options: ServiceOptions) -> Self {
+        let destinations = destinations(&options);
         let service = Self::idle(options).await;
-        tokio::spawn(Arc::clone(&service.jobs).run());
+        service.run_jobs(destinations);
         service
+    }
+
+    /// Runs the jobs, and files their results.
+    pub(crate) fn run_jobs(&self, destinations: Vec<Destination>) -> JoinHandle<()> {
+        let filing = Filing::new(Arc::clone(&self.jobs), destinations).unwrap();
+        tokio::spawn(Arc::clone(&self.jobs).run());
+        tokio::spawn(filing.run())
     }
 
     /// A service that takes jobs but runs none.
@@ -173,6 +189,10 @@ impl Service {
         let (store, files) = open_store(&state, &options.places).await.unwrap();
         let engine = segmenter(&engine_config("auto"));
         let networks = Networks::open(options.models.clone(), Precision::F32, engine).unwrap();
+        let wants = destinations(&options)
+            .iter()
+            .map(Destination::wants)
+            .collect();
         let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
@@ -191,6 +211,10 @@ impl Service {
                 keep_inputs: false,
                 grace: Duration::from_secs(10),
                 callbacks: options.callbacks,
+                filing: FilingConfig {
+                    destinations: wants,
+                    waits: options.filing_waits,
+                },
             },
         }));
         let config = HttpConfig {
@@ -232,6 +256,11 @@ impl Service {
     pub(crate) async fn run(&self, form: Form) -> Answer {
         self.send(form.request(&[("prefer", "wait=120")])).await
     }
+}
+
+pub(crate) fn destinations(options: &ServiceOptions) -> Vec<Destination> {
+    let file = PacsFile::parse(&options.destinations).unwrap();
+    file.destinations(|_| None).unwrap()
 }
 
 /// Nobody is asked who they are.
