@@ -11,25 +11,41 @@ use super::Failure;
 use crate::config::Settings;
 use crate::files;
 use crate::jobs::Jobs;
-use crate::pacs::{self, Inbox, InboxConfig, Receiver, ReceiverConfig, Rules};
+use crate::pacs::{AeTitle, Destination, Inbox, InboxConfig, PacsFile, Receiver, ReceiverConfig};
 
-/// The site's rules; none if the settings name none.
-pub(super) fn rules(settings: &Settings) -> Result<Rules, Failure> {
+/// What the operator's file says of nodes and archives; nothing if the settings name none.
+pub(super) fn file(settings: &Settings) -> Result<PacsFile, Failure> {
     let Some(path) = settings.optional::<PathBuf>("pacs")? else {
-        return Ok(Rules::default());
+        return Ok(PacsFile::default());
     };
     let bytes = files::read(&path).map_err(|e| Failure::file(&e))?;
     let wrong = |reason: String| settings.wrong("pacs", reason);
     let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
-    Ok(Rules::parse(&text).map_err(|e| wrong(e.to_string()))?)
+    Ok(PacsFile::parse(&text).map_err(|e| wrong(e.to_string()))?)
+}
+
+/// Where results may be filed.
+pub(super) fn destinations(
+    settings: &Settings,
+    file: &PacsFile,
+) -> Result<Vec<Destination>, Failure> {
+    let found = file.destinations(&ae_title(settings)?, |name| std::env::var(name).ok());
+    Ok(found.map_err(|e| settings.wrong("pacs", e.to_string()))?)
+}
+
+fn ae_title(settings: &Settings) -> Result<AeTitle, Failure> {
+    let title: String = settings.get("ae_title")?;
+    Ok(AeTitle::parse(&title).map_err(|e| settings.wrong("ae_title", e))?)
 }
 
 /// Where studies arrive image by image.
 pub(super) async fn open_inbox(
     settings: &Settings,
     jobs: &Arc<Jobs>,
-    rules: Rules,
+    file: &PacsFile,
 ) -> Result<Arc<Inbox>, Failure> {
+    let rules = file.rules();
+    let rules = rules.map_err(|e| settings.wrong("pacs", e.to_string()))?;
     let limits = Limits {
         max_file_bytes: settings.get("max_image_bytes")?,
         ..Limits::CLINICAL
@@ -59,13 +75,8 @@ pub(super) async fn listen(
                       send: list them as [[calling]] (or say --insecure-no-auth and let everybody send)";
         return Err(settings.wrong("dicom_listen", reason).into());
     }
-    let ae_title: String = settings.get("ae_title")?;
-    if !pacs::is_title(&ae_title) {
-        let reason = "must be 1 to 16 printable characters without a backslash";
-        return Err(settings.wrong("ae_title", reason).into());
-    }
     let config = ReceiverConfig {
-        ae_title,
+        ae_title: ae_title(settings)?,
         max_associations: settings.get("max_associations")?,
         max_association_bytes: settings.get("max_association_bytes")?,
         silence: settings.seconds("dicom_silence_s")?,

@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::AeTitle;
 use super::classes::{BESIDE, MR};
 use super::dimse::{self, Command, Message};
 use super::inbox::{Inbox, Kept, Refused, Sender, Session};
@@ -62,7 +63,7 @@ mod status {
 #[derive(Debug, Clone)]
 pub struct ReceiverConfig {
     /// The application entity title of this service.
-    pub ae_title: String,
+    pub ae_title: AeTitle,
     /// The most associations at once.
     pub max_associations: usize,
     /// The most bytes of an association.
@@ -160,7 +161,7 @@ impl Receiver {
                 rules: self.inbox.rules().clone(),
                 address,
             })
-            .ae_title(self.config.ae_title.clone())
+            .ae_title(self.config.ae_title.as_str().to_owned())
             .strict(true)
             .max_pdu_length(MAX_PDU)
             .read_timeout(self.config.silence)

@@ -121,7 +121,7 @@ pub(crate) fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (n, file) in files.iter().enumerate() {
         let stored =

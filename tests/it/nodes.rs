@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dawson::jobs::Sees;
 use dawson::pacs::dimse::Command;
-use dawson::pacs::{Receiver, ReceiverConfig, Rules, Stage};
+use dawson::pacs::{AeTitle, Receiver, ReceiverConfig, Stage};
 use dawson_imaging::dicom::Limits;
 use dawson_imaging::study::Contrast;
 use dicom_ul::Pdu;
@@ -34,7 +34,7 @@ async fn listen(service: &Service, associations: usize, bytes: u64) -> SocketAdd
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let config = ReceiverConfig {
-        ae_title: "DAWSON".to_owned(),
+        ae_title: AeTitle::parse("DAWSON").unwrap(),
         max_associations: associations,
         max_association_bytes: bytes,
         silence: Duration::from_secs(5),
@@ -149,7 +149,7 @@ async fn until(service: &Service, what: impl Fn(&[dawson::pacs::Arrival]) -> boo
         if what(&arrivals) {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{arrivals:?}");
+        assert!(begun.elapsed() < Duration::from_mins(1), "{arrivals:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -267,7 +267,7 @@ async fn what_is_refused_does_not_end_the_association() {
 async fn only_listed_nodes_may_send_and_only_to_this_title() {
     let rules = "[[calling]]\nae_title='MR1'\naddresses=['127.0.0.0/8']\nowner='k1'";
     let options = ServiceOptions {
-        rules: Rules::parse(rules).unwrap(),
+        pacs: rules.to_owned(),
         ..ServiceOptions::default()
     };
     let (service, at) = listening(options).await;
@@ -366,7 +366,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_gone_after_an_erasur
 async fn rules_decide_what_is_run_and_somebody_may_say_that_a_study_is_whole() {
     let rules = "[[route]]\nseries_description='somewhere else'";
     let options = ServiceOptions {
-        rules: Rules::parse(rules).unwrap(),
+        pacs: rules.to_owned(),
         quiet: Duration::from_mins(10),
         late: Duration::from_secs(2),
         ..ServiceOptions::default()
