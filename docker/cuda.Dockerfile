@@ -28,6 +28,7 @@ FROM nvidia/cuda:12.6.3-cudnn-runtime-ubuntu24.04
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/dawson
 COPY --from=build /src/runtime/onnxruntime /opt/dawson/runtime/onnxruntime
 COPY --from=build /opt/dawson/bin /opt/dawson/bin
+COPY models/brain-anatomy /opt/dawson/models/brain-anatomy
 COPY models/ms-lesion /opt/dawson/models/ms-lesion
 COPY LICENSE /opt/dawson/
 LABEL org.opencontainers.image.title="Dawson" \

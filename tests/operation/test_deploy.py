@@ -202,17 +202,27 @@ def test_the_compose_file_is_one_and_agrees_with_the_image(settings):
                 assert source in compose["volumes"], f"{name}: {source}"
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name}: reached from this machine only"
-    for name in ("dawson", "replica"):
+    for name in ("dawson", "replica", "hospital"):
         service = compose["services"][name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
         assert any(mount.endswith(volume) for mount in service["volumes"])
         assert seconds(service["stop_grace_period"]) >= longest_stop(settings)
         for key in service["environment"]:
-            known = key.removeprefix("DAWSON_").lower() in settings | {"database": "", "artifacts": ""}
+            known = key.removeprefix("DAWSON_").lower() in settings | {"database": "", "artifacts": "", "dicom_listen": "", "pacs": ""}
             assert known or key.startswith("AWS_"), key
     assert compose["services"]["dawson"].get("profiles") is None
     others = [s for n, s in compose["services"].items() if n != "dawson"]
-    assert all(s["profiles"] == ["full"] for s in others)
+    assert all(s["profiles"] in (["full"], ["pacs"]) for s in others)
+
+
+def test_every_network_is_in_the_image():
+    networks = {path.parents[1].name for path in (ROOT / "models").glob("*/*/model.toml")}
+    assert len(networks) >= 2
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in networks:
+        assert f"!models/{name}" in sent
+        for file in ("Dockerfile", "cuda.Dockerfile"):
+            assert f"COPY models/{name} /opt/dawson/models/{name}" in (ROOT / "docker" / file).read_text(), file
 
 
 def test_an_image_s_variables_are_settings(settings):

@@ -17,17 +17,17 @@ from conftest import Written, tool, write
 class Archive:
     """Orthanc on loopback, in a folder of its own, at these ports if they were promised to somebody."""
 
-    def __init__(self, folder: pathlib.Path, web: int = 0, dicom: int = 0):
+    def __init__(self, folder: pathlib.Path, web: int = 0, dicom: int = 0, settings: dict | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         self.web, self.dicom = web or free_port(), dicom or free_port()
         self.plugins = [str(p) for p in pathlib.Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*")]
-        settings = {
+        every = {
             "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
             "Plugins": self.plugins[:1], "HttpPort": self.web, "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False, "DicomPort": self.dicom, "DicomCheckCalledAet": False,
-            "DicomAlwaysAllowStore": True, "OverwriteInstances": False,
+            "DicomAlwaysAllowStore": True, "OverwriteInstances": False, **(settings or {}),
         }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
+        (folder / "orthanc.json").write_text(json.dumps(every))
         self.process = subprocess.Popen([tool("Orthanc"), str(folder / "orthanc.json")],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while True:
@@ -41,6 +41,10 @@ class Archive:
     def get(self, path: str):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.web}{path}", timeout=30) as answer:
             return json.load(answer)
+
+    def file(self, instance: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web}/instances/{instance}/file", timeout=30) as answer:
+            return answer.read()
 
     def store(self, files: list[pathlib.Path]) -> list[int]:
         """C-STORE of each file in one association; the statuses."""
