@@ -55,7 +55,7 @@ soak: build setup-test $(VENV)/made ## The same in its long form: hours
 fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (nightly Rust, cargo-fuzz)
 	@cargo +nightly fuzz --version || { echo "rustup toolchain install nightly && cargo install cargo-fuzz"; exit 1; }
 	$(PYTHON) fuzz/seeds.py
-	for target in nifti_header nifti_body manifest multipart; do mkdir -p fuzz/found/$$target && \
+	for target in nifti_header nifti_body dicom dimse manifest multipart; do mkdir -p fuzz/found/$$target && \
 	  cargo +nightly fuzz run --features service $$target fuzz/found/$$target fuzz/corpus/$$target -- \
 	    -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=3000 || exit 1; done
 

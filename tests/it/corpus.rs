@@ -1,6 +1,8 @@
 //! What fuzzing found worth keeping is fed again, by the compiler that builds the program.
 use std::path::PathBuf;
 
+use dawson::pacs::dimse::Command;
+use dawson_imaging::dicom;
 use dawson_imaging::nifti::{Header, Limits, decode};
 use dawson_inference::models::Manifest;
 
@@ -37,6 +39,24 @@ fn what_fuzzing_kept_is_refused_or_read_and_ends_nothing() {
         let parsed = std::str::from_utf8(&text).map(Manifest::parse);
         manifests += usize::from(matches!(parsed, Ok(Ok(_))));
     }
+    let (mut images, mut commands) = (0, 0);
+    for file in corpus("dicom") {
+        if dicom::Head::read(&file, &dicom::Limits::CLINICAL).is_ok() {
+            images += 1;
+        }
+        // One slice makes no volume, and that is said.
+        if let Ok(study) = dicom::Study::read([file], &dicom::Limits::CLINICAL) {
+            assert!(
+                study
+                    .stacks
+                    .iter()
+                    .all(|stack| study.decode(stack).is_err())
+            );
+        }
+    }
+    for bytes in corpus("dimse") {
+        commands += usize::from(Command::decode(&bytes).is_ok());
+    }
     // Both sides of each were met.
-    assert!(headers > 5 && scans > 5 && manifests >= 2);
+    assert!(headers > 5 && scans > 5 && manifests >= 2 && images >= 6 && commands >= 2);
 }
