@@ -6,5 +6,5 @@ pub mod dimse;
 mod inbox;
 mod rules;
 
-pub use inbox::{Arrival, Inbox, InboxConfig, Kept, Refused, Sender, Session, Stage};
+pub use inbox::{Arrival, HeldImage, Inbox, InboxConfig, Kept, Refused, Sender, Session, Stage};
 pub use rules::{Calling, Rules, RulesError};
