@@ -63,7 +63,8 @@ fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (
 test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools
 	@tools/setup.sh pacs
 	cargo build --locked -p dawson-imaging --example dicom_results
-	DICOM_RESULTS=$(CURDIR)/target/debug/examples/dicom_results $(PACS)/bin/python -m pytest -q -rs tests/pacs
+	cargo build --locked
+	DAWSON_BIN=$(CURDIR)/target/debug/dawson DICOM_RESULTS=$(CURDIR)/target/debug/examples/dicom_results $(PACS)/bin/python -m pytest -q -rs tests/pacs
 
 setup-test:
 	@tools/setup.sh test

@@ -12,6 +12,8 @@ use dawson::http::{
     AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
 };
 use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store};
+use dawson::pacs::{Inbox, InboxConfig, Rules};
+use dawson_imaging::dicom;
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
@@ -109,6 +111,7 @@ pub(crate) fn segment(
 pub(crate) struct Service {
     pub(crate) router: Router,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) inbox: Arc<Inbox>,
     pub(crate) state: PathBuf,
 }
 
@@ -128,6 +131,8 @@ pub(crate) struct ServiceOptions {
     pub(crate) callbacks: CallbackConfig,
     pub(crate) places: Places,
     pub(crate) models: PathBuf,
+    /// Studies are taken once they were quiet so long.
+    pub(crate) study_quiet: Duration,
 }
 
 impl Default for ServiceOptions {
@@ -150,6 +155,7 @@ impl Default for ServiceOptions {
             callbacks: CallbackConfig::default(),
             places: Places::default(),
             models: models(),
+            study_quiet: Duration::from_secs(1),
         }
     }
 }
@@ -159,6 +165,7 @@ impl Service {
     pub(crate) async fn start(options: ServiceOptions) -> Self {
         let service = Self::idle(options).await;
         tokio::spawn(Arc::clone(&service.jobs).run());
+        tokio::spawn(Arc::clone(&service.inbox).run());
         service
     }
 
@@ -193,6 +200,14 @@ impl Service {
                 callbacks: options.callbacks,
             },
         }));
+        let arriving = InboxConfig {
+            quiet: options.study_quiet,
+            longest: Duration::from_hours(1),
+            late: Duration::from_hours(1),
+            limits: dicom::Limits::CLINICAL,
+        };
+        let inbox = Inbox::open(Arc::clone(&jobs), Rules::default(), arriving).await;
+        let inbox = Arc::new(inbox.unwrap());
         let config = HttpConfig {
             max_body_bytes: options.max_body_bytes,
             pace: options.pace,
@@ -206,8 +221,9 @@ impl Service {
             cors_origins: options.cors_origins.clone(),
         };
         Self {
-            router: router(Arc::clone(&jobs), config, None),
+            router: router(Arc::clone(&jobs), Arc::clone(&inbox), config, None),
             jobs,
+            inbox,
             state,
         }
     }
