@@ -60,11 +60,12 @@ fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (
 	    -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=3000 || exit 1; done
 
 # DICOM results through validators, toolkits and readers of other makers.
-test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools
+test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools, file them at other makers' archives
 	@tools/setup.sh pacs
 	cargo build --locked -p dawson-imaging --example dicom_results
 	cargo build --locked
-	DAWSON_BIN=$(CURDIR)/target/debug/dawson DICOM_RESULTS=$(CURDIR)/target/debug/examples/dicom_results $(PACS)/bin/python -m pytest -q -rs tests/pacs
+	DICOM_RESULTS=$(CURDIR)/target/debug/examples/dicom_results DAWSON_BIN=$(CURDIR)/target/debug/dawson \
+	  $(PACS)/bin/python -m pytest -q -rs tests/pacs
 
 setup-test:
 	@tools/setup.sh test

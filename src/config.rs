@@ -59,7 +59,32 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "pacs",
         default: "",
-        help: "A site's rules on who may send studies, which are run, and where results go (TOML)",
+        help: "The operator's file on nodes and archives (TOML): who may send, which studies are run, where results go",
+    },
+    Key {
+        name: "dicom_listen",
+        default: "",
+        help: "Address and port at which DICOM nodes are listened to (C-STORE, C-ECHO) [default: none]",
+    },
+    Key {
+        name: "ae_title",
+        default: "DAWSON",
+        help: "The application entity title of this service",
+    },
+    Key {
+        name: "max_associations",
+        default: "32",
+        help: "The most associations at once; more are told to come again",
+    },
+    Key {
+        name: "max_association_bytes",
+        default: "17179869184",
+        help: "The most bytes that an association may bring",
+    },
+    Key {
+        name: "dicom_silence_s",
+        default: "30",
+        help: "Seconds that a node may be silent within an association",
     },
     Key {
         name: "study_quiet_s",
@@ -335,6 +360,11 @@ pub const KEYS: &[Key] = &[
         name: "callback_secret",
         default: "",
         help: "Key of their signatures, whsec_…; best given by its variable",
+    },
+    Key {
+        name: "filing_retry_s",
+        default: "5,15,60,300,900,1800,3600,7200,14400,28800,28800,28800",
+        help: "Seconds after each try to file a result that failed until the next; after the last it is given up",
     },
     Key {
         name: "insecure_no_auth",

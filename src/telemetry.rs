@@ -14,7 +14,7 @@ use metrics::{counter, gauge, histogram};
 pub use series::{Kind, Metrics, SERIES, Series, upkeep};
 pub use trace::{Format, Log, LogConfig, job_span, request_span};
 
-use crate::store::JobId;
+use crate::store::{JobId, Undelivered};
 
 /// The service is about to take requests.
 pub fn serving(address: std::net::SocketAddr, engine: &EngineInfo) {
@@ -57,6 +57,22 @@ pub fn image_arrived(bytes: u64) {
     tracing::debug!(bytes, "image arrived");
     counter!("dawson_images_arrived_total").increment(1);
     counter!("dawson_image_bytes_total").increment(bytes);
+}
+
+/// An image that a node sent was answered with that status.
+pub fn image_answered(status: u16) {
+    let outcome = match status {
+        0x0000 => "stored",
+        0xb000..=0xbfff => "warning",
+        0xa700..=0xa7ff => "no_room",
+        _ => "refused",
+    };
+    counter!("dawson_images_answered_total", "outcome" => outcome).increment(1);
+}
+
+/// What became of an association, or of the wish for one.
+pub fn association(outcome: &'static str) {
+    counter!("dawson_associations_total", "outcome" => outcome).increment(1);
 }
 
 /// A study that arrived image by image was whole, and became what `outcome` says.
@@ -194,6 +210,47 @@ pub fn callback_failed(id: JobId, tries: i64, given_up: bool, reason: &str) {
     tracing::warn!(job = %id, tries, given_up, reason, "callback failed");
     let outcome = if given_up { "given_up" } else { "failed" };
     counter!("dawson_callbacks_total", "outcome" => outcome).increment(1);
+}
+
+/// Results may be filed at these destinations.
+pub fn filing_at<'a>(destinations: impl Iterator<Item = &'a str>) {
+    for destination in destinations {
+        for outcome in ["delivered", "failed", "dead"] {
+            // Destinations are named by the operator, in a file.
+            let destination = destination.to_owned();
+            counter!("dawson_deliveries_total", "destination" => destination, "outcome" => outcome)
+                .increment(0);
+        }
+    }
+}
+
+/// A destination has confirmed all results of a job.
+pub fn delivered(id: JobId, destination: &str, tries: i64) {
+    tracing::info!(job = %id, destination, tries, "results delivered");
+    delivery_tried(destination, "delivered");
+}
+
+/// Results of a job did not arrive at a destination.
+pub fn delivery_failed(id: JobId, destination: &str, tries: i64, given_up: bool, reason: &str) {
+    if given_up {
+        tracing::error!(job = %id, destination, tries, reason, "delivery given up");
+        delivery_tried(destination, "dead");
+    } else {
+        tracing::warn!(job = %id, destination, tries, reason, "delivery failed");
+        delivery_tried(destination, "failed");
+    }
+}
+
+fn delivery_tried(destination: &str, outcome: &'static str) {
+    let destination = destination.to_owned();
+    counter!("dawson_deliveries_total", "destination" => destination, "outcome" => outcome)
+        .increment(1);
+}
+
+/// Somebody wants to know what has not arrived.
+pub fn deliveries_measured(undelivered: Undelivered) {
+    gauge!("dawson_deliveries_waiting").set(undelivered.waiting as f64);
+    gauge!("dawson_deliveries_dead").set(undelivered.dead as f64);
 }
 
 /// Something happened in the engine. What needs a line is logged there, where the reason is known.

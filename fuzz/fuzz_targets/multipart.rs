@@ -63,6 +63,7 @@ impl Idle {
                 keep_inputs: false,
                 grace: Duration::ZERO,
                 callbacks: CallbackConfig::default(),
+                filing: Default::default(),
             },
         });
         let config = HttpConfig {

@@ -1,33 +1,51 @@
 //! What `dawson serve` needs of its settings for the hospital's side.
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dawson_imaging::dicom::Limits;
 use dawson_inference::problem::Code;
+use tokio::net::TcpListener;
 
 use super::Failure;
 use crate::config::Settings;
 use crate::files;
 use crate::jobs::Jobs;
-use crate::pacs::{Inbox, InboxConfig, Rules};
+use crate::pacs::{AeTitle, Destination, Inbox, InboxConfig, PacsFile, Receiver, ReceiverConfig};
 
-/// The site's rules; none if the settings name none.
-pub(super) fn rules(settings: &Settings) -> Result<Rules, Failure> {
+/// What the operator's file says of nodes and archives; nothing if the settings name none.
+pub(super) fn file(settings: &Settings) -> Result<PacsFile, Failure> {
     let Some(path) = settings.optional::<PathBuf>("pacs")? else {
-        return Ok(Rules::default());
+        return Ok(PacsFile::default());
     };
     let bytes = files::read(&path).map_err(|e| Failure::file(&e))?;
     let wrong = |reason: String| settings.wrong("pacs", reason);
     let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
-    Ok(Rules::parse(&text).map_err(|e| wrong(e.to_string()))?)
+    Ok(PacsFile::parse(&text).map_err(|e| wrong(e.to_string()))?)
+}
+
+/// Where results may be filed.
+pub(super) fn destinations(
+    settings: &Settings,
+    file: &PacsFile,
+) -> Result<Vec<Destination>, Failure> {
+    let found = file.destinations(&ae_title(settings)?, |name| std::env::var(name).ok());
+    Ok(found.map_err(|e| settings.wrong("pacs", e.to_string()))?)
+}
+
+fn ae_title(settings: &Settings) -> Result<AeTitle, Failure> {
+    let title: String = settings.get("ae_title")?;
+    Ok(AeTitle::parse(&title).map_err(|e| settings.wrong("ae_title", e))?)
 }
 
 /// Where studies arrive image by image.
 pub(super) async fn open_inbox(
     settings: &Settings,
     jobs: &Arc<Jobs>,
-    rules: Rules,
+    file: &PacsFile,
 ) -> Result<Arc<Inbox>, Failure> {
+    let rules = file.rules();
+    let rules = rules.map_err(|e| settings.wrong("pacs", e.to_string()))?;
     let limits = Limits {
         max_file_bytes: settings.get("max_image_bytes")?,
         ..Limits::CLINICAL
@@ -41,4 +59,30 @@ pub(super) async fn open_inbox(
     let inbox = Inbox::open(Arc::clone(jobs), rules, config).await;
     let inbox = inbox.map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
     Ok(Arc::new(inbox))
+}
+
+/// Where nodes are listened to, if they are: beyond this machine only if the rules say who may send.
+pub(super) async fn listen(
+    settings: &Settings,
+    inbox: &Arc<Inbox>,
+) -> Result<Option<(Receiver, TcpListener)>, Failure> {
+    let Some(address) = settings.optional::<SocketAddr>("dicom_listen")? else {
+        return Ok(None);
+    };
+    let may_be_open = settings.get("insecure_no_auth")? || !inbox.rules().calling.is_empty();
+    if !address.ip().is_loopback() && !may_be_open {
+        let reason = "is reached from other machines, but the rules of the setting pacs say of no node that it may \
+                      send: list them as [[calling]] (or say --insecure-no-auth and let everybody send)";
+        return Err(settings.wrong("dicom_listen", reason).into());
+    }
+    let config = ReceiverConfig {
+        ae_title: ae_title(settings)?,
+        max_associations: settings.get("max_associations")?,
+        max_association_bytes: settings.get("max_association_bytes")?,
+        silence: settings.seconds("dicom_silence_s")?,
+    };
+    let listener = TcpListener::bind(address).await;
+    let listener = listener
+        .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {address}: {e}")))?;
+    Ok(Some((Receiver::new(Arc::clone(inbox), config), listener)))
 }

@@ -18,7 +18,10 @@ use super::pacs;
 use super::segment::series_rules_of;
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
-use crate::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, Secret, open_store};
+use crate::jobs::{
+    CallbackConfig, FilingConfig, Jobs, JobsConfig, Networks, Parts, Places, Secret, open_store,
+};
+use crate::pacs::{Destination, Filing};
 use crate::telemetry::{Log, LogConfig, Metrics};
 use crate::{files, telemetry};
 
@@ -187,9 +190,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let state: PathBuf = settings.get("state")?;
     let _lock = lock(&state)?;
     let metrics = Metrics::install(&state).map_err(|e| Failure::new(Code::Internal, e))?;
-    let rules = pacs::rules(settings)?;
+    let pacs_file = pacs::file(settings)?;
     let networks = open_networks(settings)?;
     let places = Places::of(settings)?;
+    let destinations = pacs::destinations(settings, &pacs_file)?;
     let (store, job_files) = open_store(&state, &places)
         .await
         .map_err(|e| Failure::new(Code::StorageFailed, e.to_string()))?;
@@ -199,14 +203,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         networks,
         default_model: settings.get("model")?,
         read_options: http::read_options,
-        config: jobs_config(settings)?,
+        config: jobs_config(settings, &destinations)?,
     }));
     jobs.model(None)
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     jobs.recover()
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    let inbox = pacs::open_inbox(settings, &jobs, rules).await?;
+    let inbox = pacs::open_inbox(settings, &jobs, &pacs_file).await?;
+    let nodes = pacs::listen(settings, &inbox).await?;
     let router = http::router(
         Arc::clone(&jobs),
         Arc::clone(&inbox),
@@ -232,10 +237,21 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
     println!("listening on {scheme}://{address}");
+    if let Some((_, nodes)) = &nodes {
+        let address = nodes
+            .local_addr()
+            .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+        println!("listening on dicom://{address}");
+    }
     telemetry::serving(address, jobs.networks().segmenter.engine());
 
+    let filing = Filing::new(Arc::clone(&jobs), destinations)
+        .map_err(|e| Failure::new(Code::Internal, format!("results cannot be filed: {e}")))?;
+    let filing = tokio::spawn(filing.run());
     let runner = tokio::spawn(Arc::clone(&jobs).run());
     let arriving = tokio::spawn(inbox.run());
+    let nodes =
+        nodes.map(|(receiver, listener)| tokio::spawn(receiver.serve(listener, jobs.closed())));
     let stopping = Arc::clone(&jobs);
     let stop = async move {
         asked.await;
@@ -245,7 +261,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let fresh = tokio::spawn(fresh);
     http::serve(listener, edge.tls, router, edge.listening, stop).await;
     fresh.abort();
+    if let Some(nodes) = nodes {
+        nodes
+            .await
+            .map_err(|e| Failure::new(Code::Internal, format!("the receiver failed: {e}")))?;
+    }
     arriving.abort();
+    filing
+        .await
+        .map_err(|e| Failure::new(Code::Internal, format!("filing failed: {e}")))?;
     runner
         .await
         .map_err(|e| Failure::new(Code::Internal, format!("the runner failed: {e}")))
@@ -328,7 +352,25 @@ fn open_networks(settings: &Settings) -> Result<Networks, Failure> {
     Ok(Networks::open(folder, precision, segmenter)?)
 }
 
-fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
+/// Where results may be filed, and how patiently.
+fn filing_config(
+    settings: &Settings,
+    destinations: &[Destination],
+) -> Result<FilingConfig, Failure> {
+    let list: Option<String> = settings.optional("filing_retry_s")?;
+    let seconds = |text: &str| {
+        let seconds = text.trim().parse().ok();
+        let wait = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+        wait.ok_or_else(|| settings.wrong("filing_retry_s", "must be seconds separated by commas"))
+    };
+    let waits = list.iter().flat_map(|list| list.split(','));
+    Ok(FilingConfig {
+        destinations: destinations.iter().map(Destination::wants).collect(),
+        waits: waits.map(seconds).collect::<Result<_, _>>()?,
+    })
+}
+
+fn jobs_config(settings: &Settings, destinations: &[Destination]) -> Result<JobsConfig, Failure> {
     Ok(JobsConfig {
         workers: settings.get("workers")?,
         queue: settings.get("queue")?,
@@ -343,6 +385,7 @@ fn jobs_config(settings: &Settings) -> Result<JobsConfig, Failure> {
         keep_inputs: settings.get("keep_inputs")?,
         grace: settings.seconds("grace_s")?,
         callbacks: callback_config(settings)?,
+        filing: filing_config(settings, destinations)?,
     })
 }
 

@@ -292,6 +292,7 @@ fn audited(method: &Method, route: &str) -> Option<&'static str> {
         ("GET" | "HEAD", path) if path.starts_with("/dicom-web/") => Some("read"),
         (method, path) => match (method, path.strip_prefix(job)?) {
             ("POST", "/cancel") => Some("cancel"),
+            ("POST", "/deliveries/{destination}") => Some("send"),
             ("GET" | "HEAD", "/artifacts/{name}" | "/bundle.zip") => Some("read"),
             _ => None,
         },

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::jobs::Wanted;
 use crate::store::Priority;
 
 /// The longest label.
@@ -68,6 +69,10 @@ pub(super) struct Options {
     /// Which series of a DICOM study are which contrasts, by `SeriesInstanceUID`; the others are found.
     #[schema(example = json!({"flair": "1.3.12.2.1107.5.2.43.1"}))]
     series: Option<BTreeMap<String, String>>,
+    /// Where the result of a DICOM study is filed: names of the server's destinations. What they take is made,
+    /// whatever `outputs` says.
+    #[schema(example = json!(["pacs"]))]
+    send_to: Option<Vec<String>>,
     /// Whether it goes before others; `urgent` needs a scope of its own where keys are asked for.
     pub(super) priority: Option<PriorityOption>,
     /// It is not begun later than so many seconds after it was acknowledged, but fails with `expired`.
@@ -254,6 +259,17 @@ impl Options {
         series.map(|(name, uid)| Wish::parse(name, uid)).collect()
     }
 
+    /// What a job is to do.
+    fn wanted(&self) -> Wanted {
+        let mut send_to = self.send_to.clone().unwrap_or_default();
+        send_to.sort();
+        send_to.dedup();
+        Wanted {
+            asked: self.asked(),
+            send_to,
+        }
+    }
+
     fn asked(&self) -> Asked {
         Asked {
             threshold: self.threshold,
@@ -358,9 +374,9 @@ fn plainly(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
 ///
 /// # Errors
 /// What is wrong, field by field.
-pub fn read_options(text: &str) -> Result<Asked, String> {
+pub fn read_options(text: &str) -> Result<Wanted, String> {
     Options::parse(text)
-        .map(|options| options.asked())
+        .map(|options| options.wanted())
         .map_err(|wrong| {
             let reasons: Vec<String> = wrong.into_iter().map(|w| w.reason).collect();
             reasons.join("; ")
@@ -399,18 +415,22 @@ mod tests {
         assert!(read_options(r#"{"deadline_s": 0}"#).is_err());
         assert!(read_options(r#"{"series": {"flair": "../1"}}"#).is_err());
         assert!(read_options(r#"{"series": {"t3": "1.2"}}"#).is_err());
-        let asked = read_options(r#"{"series": {"t1w": "1.2.3"}}"#).unwrap();
+        let asked = read_options(r#"{"series": {"t1w": "1.2.3"}}"#)
+            .unwrap()
+            .asked;
         assert_eq!(asked.series[0].series_instance_uid, "1.2.3");
     }
 
     #[test]
     fn every_field_is_understood() {
-        let asked = read_options(
+        let wanted = read_options(
             r#"{"model": "ms-lesion", "threshold": 0.4, "min_lesion_ml": 0.01, "voting": "full", "overlap": 0.25,
                 "patch": [64, 64, 64], "weighting": "bspline2", "flips": true, "precision": "bf16",
-                "outputs": ["lesions", "preview"], "label": "x"}"#,
+                "outputs": ["lesions", "preview"], "label": "x", "send_to": ["pacs", "archive", "pacs"]}"#,
         )
         .unwrap();
+        assert_eq!(wanted.send_to, ["archive", "pacs"]);
+        let asked = wanted.asked;
         assert_eq!(
             (asked.voting, asked.weighting),
             (Some(Voting::Full), Some(Weighting::BSpline2))

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::jobs::{JobView, time};
-use crate::store::{Job, JobId, StoredFile};
+use crate::store::{Delivery, DeliveryState, Job, JobId, StoredFile};
 
 /// A study from submission to result.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,8 +38,27 @@ pub(super) struct JobBody {
     error: Option<Problem>,
     /// The result, once it has succeeded; not in lists.
     report: Option<Report>,
+    /// Where the result is filed, and what came of it; not in lists.
+    deliveries: Vec<DeliveryBody>,
     /// Where to go from here.
     links: LinksBody,
+}
+
+/// The results of a job on their way to a destination.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeliveryBody {
+    /// The destination's name.
+    destination: String,
+    /// `waiting` for its next try, `delivered`, or `dead`: given up until it is sent again.
+    state: &'static str,
+    /// How often it was tried.
+    tries: i64,
+    /// Why the last try failed.
+    error: Option<String>,
+    /// When it is tried next, while it waits.
+    not_before: Option<String>,
+    /// When it was delivered or given up.
+    ended_at: Option<String>,
 }
 
 /// How far a job is.
@@ -200,6 +219,7 @@ impl JobBody {
             queue: None,
             advance: None,
             report: None,
+            deliveries: Vec::new(),
         })
     }
 }
@@ -211,6 +231,7 @@ impl From<JobView> for JobBody {
             queue,
             advance,
             report,
+            deliveries,
         } = view;
         let path = path_of(job.id);
         let progress = advance.map(|a| ProgressBody {
@@ -234,12 +255,28 @@ impl From<JobView> for JobBody {
             queue: queue.map(|(position, eta_s)| QueueBody { position, eta_s }),
             error: job.error,
             report,
+            deliveries: deliveries.into_iter().map(DeliveryBody::from).collect(),
             links: LinksBody {
                 events: format!("{path}/events"),
                 artifacts: format!("{path}/artifacts"),
                 cancel: format!("{path}/cancel"),
                 this: path,
             },
+        }
+    }
+}
+
+impl From<Delivery> for DeliveryBody {
+    fn from(delivery: Delivery) -> Self {
+        let waits = delivery.state == DeliveryState::Waiting;
+        Self {
+            destination: delivery.destination,
+            state: delivery.state.name(),
+            tries: delivery.tries,
+            error: delivery.error,
+            // What was never put off is due from the moment on when it was there.
+            not_before: waits.then(|| time(delivery.not_before.max(delivery.created_at))),
+            ended_at: delivery.ended_at.map(time),
         }
     }
 }

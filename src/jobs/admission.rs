@@ -183,12 +183,14 @@ impl Jobs {
         let model = self.model(submission.model.as_deref())?;
         // What would fail only once it is run is refused now.
         let settings = self.settings(&submission.options, &model)?;
+        let send_to = self.destinations_of(id, &submission.options)?;
+        self.config.filing.check(&send_to, &submission.inputs)?;
         if let Some(url) = &submission.callback_url {
             self.config.callbacks.check(url).map_err(Error::Options)?;
         }
         let scans = self.scans(submission, &settings).await?;
         let cost = self.cost(submission, &scans, &model, &settings)?;
-        let fingerprint = fingerprint(submission, &model, &settings);
+        let fingerprint = fingerprint(submission, &model, &settings, &send_to);
         self.files
             .keep_upload(submission.upload.folder(), id, &submission.inputs)
             .await?;
@@ -287,15 +289,25 @@ impl Jobs {
 
 /// Stands for all that makes one request the same as another: what is in the files and what is to be
 /// done with them, not how it was written.
-fn fingerprint(submission: &Submission, model: &Model, settings: &Settings) -> String {
+fn fingerprint(
+    submission: &Submission,
+    model: &Model,
+    settings: &Settings,
+    send_to: &[String],
+) -> String {
     let mut inputs: Vec<String> = submission
         .inputs
         .iter()
         .map(|f| format!("{} {}", f.name, f.sha256))
         .collect();
     inputs.sort();
+    // Nothing is added for what is filed nowhere: it is the same request as before there were destinations.
+    let filed = match send_to {
+        [] => String::new(),
+        names => format!(" {names:?}"),
+    };
     let all = format!(
-        "{}\n{}\n{settings:?}\n{:?} {:?} {:?} {:?}",
+        "{}\n{}\n{settings:?}\n{:?} {:?} {:?} {:?}{filed}",
         inputs.join("\n"),
         model.id(),
         submission.label,

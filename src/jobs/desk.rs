@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use super::{Error, Places, now_ms, open_store};
-use crate::store::{Job, JobFiles, JobId, JobStore, Leaving, Page, State};
+use crate::store::{Delivery, Job, JobFiles, JobId, JobStore, Leaving, Page, State};
 
 /// An erasure that is not done within this is done by the service's sweeper.
 const LEASE_MS: i64 = 60_000;
@@ -38,6 +38,39 @@ impl Desk {
     /// [`Error::NotFound`], [`Error::Store`]
     pub async fn get(&self, id: JobId) -> Result<Job, Error> {
         self.store.get(id).await?.ok_or(Error::NotFound(id))
+    }
+
+    /// Where the results of a job are filed, and what came of it.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn deliveries(&self, id: JobId) -> Result<Vec<Delivery>, Error> {
+        Ok(self.store.deliveries(id).await?)
+    }
+
+    /// Deliveries that were given up, those of the newest jobs first.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn dead_deliveries(&self, limit: i64) -> Result<Vec<Delivery>, Error> {
+        Ok(self.store.dead_deliveries(limit).await?)
+    }
+
+    /// Sends the results of a job again: to one destination whatever came of it before, or to all that they have
+    /// not arrived at; how many that are. A running service does it within seconds.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoDelivery`], [`Error::Store`]
+    pub async fn send(&self, id: JobId, destination: Option<&str>) -> Result<u64, Error> {
+        self.get(id).await?;
+        let count = self.store.send_again(id, destination).await?;
+        match destination {
+            Some(destination) if count == 0 => Err(Error::NoDelivery {
+                id,
+                destination: destination.to_owned(),
+            }),
+            _ => Ok(count),
+        }
     }
 
     /// Puts a failed job back into the queue. A running service takes it within a second.

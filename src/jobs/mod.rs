@@ -8,6 +8,7 @@ mod callbacks;
 mod desk;
 mod events;
 mod networks;
+mod outbox;
 mod pace;
 mod runner;
 mod sweeper;
@@ -22,12 +23,13 @@ use std::time::{Duration, Instant, SystemTime};
 pub use admission::{Submission, Upload};
 pub use callbacks::{CallbackConfig, Secret};
 use dawson_inference::models::{self, Model};
-use dawson_inference::pipeline::{self, Asked, Cancel, OutOfRange, Settings, model_code};
+use dawson_inference::pipeline::{self, Cancel, OutOfRange, Settings, model_code};
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
 pub use desk::Desk;
 pub use events::{Channel, Event, Kind};
 pub use networks::Networks;
+pub use outbox::{FilingConfig, Wanted, Wants};
 pub use pace::Advance;
 use pace::Pace;
 use serde_json::json;
@@ -35,7 +37,7 @@ use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
 use crate::store::{self, ArrivingStudies, JobFiles, JobStore, Leaving, Pieces, StoredFile};
-pub use crate::store::{Job, JobId, Page, State};
+pub use crate::store::{Delivery, DeliveryState, Job, JobId, Page, State};
 use crate::telemetry;
 
 /// The name of the report among a job's artifacts.
@@ -66,10 +68,12 @@ pub struct JobsConfig {
     pub grace: Duration,
     /// Who may be told of a job's end.
     pub callbacks: CallbackConfig,
+    /// Where results may be filed.
+    pub filing: FilingConfig,
 }
 
 /// Turns a job's options, as they were sent, into what they ask for.
-pub type ReadOptions = fn(&str) -> Result<Asked, String>;
+pub type ReadOptions = fn(&str) -> Result<Wanted, String>;
 
 /// Whose jobs a caller sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +123,14 @@ pub enum Error {
         id: JobId,
         /// What was asked for.
         name: String,
+    },
+    /// The results of a job do not go there.
+    #[error("the results of job {id} are not sent to '{destination}'")]
+    NoDelivery {
+        /// The job.
+        id: JobId,
+        /// What was asked for.
+        destination: String,
     },
     /// The queue is full.
     #[error(
@@ -189,7 +201,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::NotFound(_) | Self::NoArtifact { .. } => Code::NotFound,
+            Self::NotFound(_) | Self::NoArtifact { .. } | Self::NoDelivery { .. } => Code::NotFound,
             Self::Ended { .. } | Self::NotRetried { .. } => Code::JobEnded,
             Self::NotReady { .. } => Code::ArtifactNotReady,
             Self::Full { .. } => Code::QueueFull,
@@ -222,6 +234,8 @@ pub struct JobView {
     pub advance: Option<Advance>,
     /// The report, once it has succeeded.
     pub report: Option<Report>,
+    /// Where its results are filed, and what came of it.
+    pub deliveries: Vec<Delivery>,
 }
 
 /// An attempt that this process computes.
@@ -254,6 +268,8 @@ pub struct Jobs {
     wake: Notify,
     /// A job with a callback has ended.
     told: Notify,
+    /// There is something to deliver.
+    due: Notify,
     /// Files could not be removed: they are looked for.
     survey_soon: AtomicBool,
     closing: watch::Sender<bool>,
@@ -303,6 +319,7 @@ impl Jobs {
             looking: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             told: Notify::new(),
+            due: Notify::new(),
             survey_soon: AtomicBool::new(false),
             closing: watch::Sender::new(false),
             pace: Pace::default(),
@@ -344,11 +361,16 @@ impl Jobs {
             State::Succeeded => Some(self.report(&job).await?),
             _ => None,
         };
+        let deliveries = match job.state {
+            State::Succeeded => self.store.deliveries(id).await?,
+            _ => Vec::new(),
+        };
         Ok(JobView {
             job,
             queue,
             advance,
             report,
+            deliveries,
         })
     }
 
@@ -512,6 +534,7 @@ impl Jobs {
     fn ended(&self, id: JobId, end: serde_json::Value) {
         self.hub.channel(id).push(Kind::End, end);
         self.told.notify_one();
+        self.due.notify_waiters();
     }
 
     /// Files of a job could not be removed: the sweeper looks for them soon.
@@ -599,6 +622,10 @@ impl Jobs {
             }
             Err(error) => telemetry::store_failed("measure", &error),
         }
+        match self.store.undelivered().await {
+            Ok(undelivered) => telemetry::deliveries_measured(undelivered),
+            Err(error) => telemetry::store_failed("measure", &error),
+        }
     }
 
     /// Whether the service is about to stop.
@@ -622,8 +649,10 @@ impl Jobs {
     }
 
     fn settings(&self, options: &str, model: &Model) -> Result<Settings, Error> {
-        let asked = (self.read_options)(options).map_err(Error::Options)?;
-        Settings::resolve(&asked, &model.manifest).map_err(Error::Settings)
+        let Wanted { asked, send_to } = (self.read_options)(options).map_err(Error::Options)?;
+        let mut settings = Settings::resolve(&asked, &model.manifest).map_err(Error::Settings)?;
+        self.config.filing.extend(&mut settings, &send_to);
+        Ok(settings)
     }
 }
 

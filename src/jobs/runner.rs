@@ -378,7 +378,7 @@ impl Jobs {
 
     async fn publish(&self, job: &Job, artifacts: Vec<Artifact>, report: Report) {
         let (id, attempt) = (job.id, job.attempt);
-        match self.try_publish(id, attempt, artifacts).await {
+        match self.try_publish(job, artifacts).await {
             Ok(Some(bytes)) => {
                 telemetry::job_succeeded(id, &report, bytes);
                 self.drop_inputs(id).await;
@@ -418,10 +418,10 @@ impl Jobs {
     /// Writes results and says so; how many bytes they are, or `None` if the lease is lost.
     async fn try_publish(
         &self,
-        id: JobId,
-        attempt: i64,
+        job: &Job,
         artifacts: Vec<Artifact>,
     ) -> Result<Option<u64>, crate::store::Error> {
+        let (id, attempt) = (job.id, job.attempt);
         // A result that does not count is not written at all.
         let until = now_ms() + self.lease_ms();
         if !self.store.hold(id, attempt, until, None).await? {
@@ -429,7 +429,12 @@ impl Jobs {
         }
         let stored = self.files.write_results(id, attempt, artifacts).await?;
         let bytes = stored.iter().map(|file| file.bytes).sum();
-        match self.store.succeed(id, attempt, now_ms(), &stored).await {
+        let destinations = self.destinations_of(id, &job.options)?;
+        let counted = self
+            .store
+            .succeed(id, attempt, now_ms(), &stored, &destinations)
+            .await;
+        match counted {
             Ok(counted) => Ok(counted.then_some(bytes)),
             // It may have been written although the answer was lost.
             Err(error) => match self.store.get(id).await {

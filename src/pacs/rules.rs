@@ -5,15 +5,14 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// A site's rules, read from TOML.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+use super::AeTitle;
+
+/// A site's rules (see [`super::PacsFile`]).
+#[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// Who may send; anybody on this machine if empty.
-    #[serde(default)]
     pub calling: Vec<Calling>,
     /// Which studies are run: the first that fits decides. Without any, every study is run and nothing is sent.
-    #[serde(default)]
     pub route: Vec<Route>,
 }
 
@@ -57,23 +56,6 @@ fn yes() -> bool {
     true
 }
 
-/// Why rules are not read.
-#[derive(Debug, thiserror::Error)]
-pub enum RulesError {
-    /// No TOML of the documented fields.
-    #[error("{0}")]
-    Toml(#[from] toml::de::Error),
-    /// A title that no application entity can have.
-    #[error("ae_title '{0}' must be 1 to 16 printable characters without a backslash")]
-    Title(String),
-    /// An address that is none.
-    #[error("address '{0}' is neither an address nor a network such as 10.1.0.0/16")]
-    Address(String),
-    /// A route with both its own `send_to` and one among its options.
-    #[error("route {0}: send_to stands beside options, not in them")]
-    SendToTwice(usize),
-}
-
 /// What rules look at in a study.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Words {
@@ -99,44 +81,7 @@ impl Words {
     }
 }
 
-/// Whether an application entity can have that title (PS3.5 6.2, AE).
-pub(super) fn is_title(title: &str) -> bool {
-    let title = title.trim_matches(' ');
-    let plain = |c: char| (' '..='~').contains(&c) && c != '\\';
-    (1..=16).contains(&title.len()) && title.chars().all(plain)
-}
-
 impl Rules {
-    /// Reads rules.
-    ///
-    /// # Errors
-    /// [`RulesError`] names what is wrong.
-    ///
-    /// ```
-    /// # use dawson::pacs::Rules;
-    /// let rules = Rules::parse("[[route]]\nbody_part = \"HEAD\"\nsend_to = [\"pacs\"]")?;
-    /// assert_eq!(rules.route.len(), 1);
-    /// assert!(Rules::parse("[[calling]]\nae_title = \"\"").is_err());
-    /// # Ok::<(), dawson::pacs::RulesError>(())
-    /// ```
-    pub fn parse(text: &str) -> Result<Self, RulesError> {
-        let rules: Self = toml::from_str(text)?;
-        for calling in &rules.calling {
-            if !is_title(&calling.ae_title) {
-                return Err(RulesError::Title(calling.ae_title.clone()));
-            }
-            for address in &calling.addresses {
-                network(address).ok_or_else(|| RulesError::Address(address.clone()))?;
-            }
-        }
-        for (route, number) in rules.route.iter().zip(1..) {
-            if route.options.contains_key("send_to") {
-                return Err(RulesError::SendToTwice(number));
-            }
-        }
-        Ok(rules)
-    }
-
     /// The entry of a node, if it may send.
     #[must_use]
     pub fn caller(&self, ae_title: &str, address: IpAddr) -> Option<&Calling> {
@@ -178,6 +123,19 @@ impl Rules {
     }
 }
 
+impl Calling {
+    /// Whether it can be.
+    pub(super) fn check(&self) -> Result<(), String> {
+        AeTitle::parse(&self.ae_title).map_err(|e| format!("ae_title {e}"))?;
+        let wrong = self.addresses.iter().find(|text| network(text).is_none());
+        wrong.map_or(Ok(()), |text| {
+            Err(format!(
+                "'{text}' is neither an address nor a network such as 10.1.0.0/16"
+            ))
+        })
+    }
+}
+
 impl Route {
     fn fits(&self, calling_ae_title: Option<&str>, words: &Words) -> bool {
         let part = |wanted: &Option<String>, found: &[String]| {
@@ -203,7 +161,12 @@ fn network(text: &str) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Error, PacsFile};
     use super::*;
+
+    fn read(text: &str) -> Result<Rules, Error> {
+        PacsFile::parse(text)?.rules()
+    }
 
     const SITE: &str = r#"
         [[calling]]
@@ -221,6 +184,9 @@ mod tests {
         body_part = "brain"
         options = { threshold = 0.4 }
         send_to = ["pacs"]
+        [[destination]]
+        name = "pacs"
+        stow = "http://127.0.0.1/"
     "#;
 
     fn words(study: &str, series: &str, body_part: &str) -> Words {
@@ -231,20 +197,20 @@ mod tests {
 
     #[test]
     fn only_listed_nodes_from_listed_addresses_may_send() {
-        let rules = Rules::parse(SITE).unwrap();
+        let rules = read(SITE).unwrap();
         let may = |title: &str, from: &str| rules.caller(title, from.parse().unwrap()).is_some();
         assert!(
             may("PACS", "10.1.200.3") && may("PACS ", "::ffff:10.1.2.3") && may("MR1", "8.8.8.8")
         );
         assert!(!may("PACS", "10.2.0.1") && !may("pacs", "10.1.0.1") && !may("", "10.1.0.1"));
         assert!(rules.may_connect("8.8.8.8".parse().unwrap()));
-        let one = Rules::parse("[[calling]]\nae_title='A'\naddresses=['::1']").unwrap();
+        let one = read("[[calling]]\nae_title='A'\naddresses=['::1']").unwrap();
         assert!(!one.may_connect("127.0.0.1".parse().unwrap()));
     }
 
     #[test]
     fn the_first_route_that_fits_decides() {
-        let rules = Rules::parse(SITE).unwrap();
+        let rules = read(SITE).unwrap();
         let ms = words("Brain ms follow-up", "t2_flair", "BRAIN");
         assert_eq!(
             rules.options(Some("PACS"), &ms).as_deref(),
@@ -267,10 +233,11 @@ mod tests {
                 "10.0.0.0/99",
             ),
             ("[[route]]\noptions={send_to=['x']}", "route 1"),
+            ("[[route]]\nsend_to=['y']", "'y'"),
             ("[[rout]]", "rout"),
             ("[[route]]\nmodality='MR'", "modality"),
         ] {
-            let error = Rules::parse(text).unwrap_err().to_string();
+            let error = read(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");
         }
     }

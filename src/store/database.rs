@@ -82,25 +82,51 @@ impl JobStore {
         Ok(store)
     }
 
+    /// Makes the tables of a new database, or of an older one what this program reads: all of it or nothing.
     async fn make_tables(&self) -> Result<(), Error> {
         let mut transaction = self.pool.begin_with(self.dialect.begin()).await?;
         if let Some(lock) = self.dialect.one_at_a_time() {
             sqlx::query(lock).execute(&mut *transaction).await?;
         }
-        sqlx::raw_sql(self.dialect.schema())
+        sqlx::raw_sql(self.dialect.versions())
             .execute(&mut *transaction)
             .await?;
-        let version: i64 = sqlx::query_scalar("SELECT max(version) FROM dawson_schema")
+        let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM dawson_schema")
             .fetch_one(&mut *transaction)
             .await?;
-        transaction.commit().await?;
-        if version == VERSION {
-            Ok(())
-        } else {
-            Err(Error::Unsuitable(format!(
+        let unsuitable = |version: i64| {
+            Error::Unsuitable(format!(
                 "the database has schema version {version}, this program reads {VERSION}"
-            )))
+            ))
+        };
+        match found {
+            None => {
+                sqlx::raw_sql(self.dialect.schema())
+                    .execute(&mut *transaction)
+                    .await?;
+                sqlx::query("INSERT INTO dawson_schema (version) VALUES ($1)")
+                    .bind(VERSION)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            Some(found) if found > VERSION => return Err(unsuitable(found)),
+            Some(found) => {
+                for version in found..VERSION {
+                    let step = self.dialect.migration(version);
+                    sqlx::raw_sql(step.ok_or_else(|| unsuitable(found))?)
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+                if found < VERSION {
+                    sqlx::query("UPDATE dawson_schema SET version = $1")
+                        .bind(VERSION)
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+            }
         }
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// Whether other processes may work on the same rows.

@@ -1,10 +1,10 @@
-//! Where the two databases differ: their schema and three turns of phrase.
+//! Where the two databases differ: their schema, how an older one becomes it, and four turns of phrase.
 use sqlx::AssertSqlSafe;
 
 use super::Error;
 
 /// The version of the schema that this program reads and writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// A database that rows are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,25 +81,77 @@ impl Dialect {
         ))
     }
 
-    /// Makes the tables that are not there.
-    pub(super) fn schema(self) -> AssertSqlSafe<String> {
-        let strict = match self {
+    /// Takes a delivery that is due: `$1` destination, `$2` now, `$3` when it may be given out again.
+    pub(super) fn next_delivery(self) -> AssertSqlSafe<String> {
+        AssertSqlSafe(format!(
+            "UPDATE deliveries SET tries = tries + 1, not_before = $3
+             WHERE destination = $1 AND job = (SELECT job FROM deliveries
+                         WHERE destination = $1 AND state = 'waiting' AND not_before <= $2
+                               AND job IN (SELECT id FROM jobs WHERE leaving IS NULL)
+                         ORDER BY not_before, job LIMIT 1 {})
+             RETURNING *",
+            self.skip_locked()
+        ))
+    }
+
+    fn strict(self) -> &'static str {
+        match self {
             Self::Sqlite => "STRICT",
             Self::Postgres => "",
-        };
-        let int = match self {
+        }
+    }
+
+    fn int(self) -> &'static str {
+        match self {
             Self::Sqlite => "INTEGER",
             Self::Postgres => "BIGINT",
-        };
+        }
+    }
+
+    /// Makes the table that says which schema a database has.
+    pub(super) fn versions(self) -> AssertSqlSafe<String> {
+        let (int, strict) = (self.int(), self.strict());
+        AssertSqlSafe(format!(
+            "CREATE TABLE IF NOT EXISTS dawson_schema (version {int} NOT NULL) {strict}"
+        ))
+    }
+
+    /// Makes of a database of version `from` one of the next version; none if that is not known.
+    pub(super) fn migration(self, from: i64) -> Option<AssertSqlSafe<String>> {
+        match from {
+            1 => Some(AssertSqlSafe(self.deliveries())),
+            _ => None,
+        }
+    }
+
+    /// What is to be filed where (since version 2).
+    fn deliveries(self) -> String {
+        let (int, strict) = (self.int(), self.strict());
+        format!(
+            "CREATE TABLE deliveries (
+                 job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+                 destination TEXT NOT NULL,
+                 state TEXT NOT NULL,
+                 tries {int} NOT NULL DEFAULT 0,
+                 not_before {int} NOT NULL DEFAULT 0,
+                 error TEXT,
+                 created_at {int} NOT NULL,
+                 ended_at {int},
+                 PRIMARY KEY (job, destination)
+             ) {strict};
+             CREATE INDEX deliveries_in_order ON deliveries (state, destination, not_before);"
+        )
+    }
+
+    /// Makes every table of the newest version.
+    pub(super) fn schema(self) -> AssertSqlSafe<String> {
+        let (int, strict, deliveries) = (self.int(), self.strict(), self.deliveries());
         let notify = match self {
             Self::Sqlite => "",
             Self::Postgres => NOTIFY,
         };
         AssertSqlSafe(format!(
-            "CREATE TABLE IF NOT EXISTS dawson_schema (version {int} NOT NULL) {strict};
-             INSERT INTO dawson_schema (version)
-                 SELECT {VERSION} WHERE NOT EXISTS (SELECT 1 FROM dawson_schema);
-             CREATE TABLE IF NOT EXISTS jobs (
+            "CREATE TABLE jobs (
                  id TEXT PRIMARY KEY NOT NULL,
                  owner TEXT,
                  state TEXT NOT NULL,
@@ -132,10 +184,10 @@ impl Dialect {
                  callback_not_before {int} NOT NULL DEFAULT 0,
                  callback_done_at {int}
              ) {strict};
-             CREATE INDEX IF NOT EXISTS jobs_in_order ON jobs (state, priority, id);
-             CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_at);
-             CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (coalesce(owner, ''), idempotency_key);
-             CREATE TABLE IF NOT EXISTS artifacts (
+             CREATE INDEX jobs_in_order ON jobs (state, priority, id);
+             CREATE INDEX jobs_by_end ON jobs (ended_at);
+             CREATE UNIQUE INDEX jobs_by_key ON jobs (coalesce(owner, ''), idempotency_key);
+             CREATE TABLE artifacts (
                  job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
                  name TEXT NOT NULL,
                  media_type TEXT NOT NULL,
@@ -143,6 +195,7 @@ impl Dialect {
                  sha256 TEXT NOT NULL,
                  PRIMARY KEY (job, name)
              ) {strict};
+             {deliveries}
              {notify}"
         ))
     }

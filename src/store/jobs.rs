@@ -210,7 +210,7 @@ impl JobStore {
         Ok(held.execute(&self.pool).await?.rows_affected() == 1)
     }
 
-    /// Publishes an attempt's results; false if the lease is lost.
+    /// Publishes an attempt's results, to be delivered to `destinations`; false if the lease is lost.
     ///
     /// # Errors
     /// [`Error::Database`]
@@ -220,6 +220,7 @@ impl JobStore {
         attempt: i64,
         now: i64,
         artifacts: &[StoredFile],
+        destinations: &[String],
     ) -> Result<bool, Error> {
         let mut transaction = self.pool.begin_with(self.dialect.begin()).await?;
         let ended = sqlx::query(
@@ -241,6 +242,17 @@ impl JobStore {
                 .bind(artifact.media_type.clone())
                 .bind(i64::try_from(artifact.bytes).unwrap_or(i64::MAX))
                 .bind(artifact.sha256.clone())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        for destination in destinations {
+            let waits = sqlx::query(
+                "INSERT INTO deliveries (job, destination, state, created_at) VALUES ($1, $2, 'waiting', $3)",
+            );
+            waits
+                .bind(id.to_string())
+                .bind(destination.clone())
+                .bind(now)
                 .execute(&mut *transaction)
                 .await?;
         }
@@ -488,13 +500,18 @@ impl JobStore {
             .collect()
     }
 
-    /// Jobs that ended before a time, the oldest first, at most `limit`.
+    /// Jobs that ended before a time, the oldest first, at most `limit`. A job whose results are to be delivered
+    /// ends with its last delivery.
     ///
     /// # Errors
     /// [`Error::Database`], [`Error::Row`]
     pub async fn ended_before(&self, time: i64, limit: i64) -> Result<Vec<JobId>, Error> {
         let rows = sqlx::query(
-            "SELECT id FROM jobs WHERE ended_at < $1 AND leaving IS NULL ORDER BY ended_at LIMIT $2",
+            "SELECT id FROM jobs
+             WHERE ended_at < $1 AND leaving IS NULL
+                   AND NOT EXISTS (SELECT 1 FROM deliveries
+                                   WHERE job = jobs.id AND (state <> 'delivered' OR ended_at >= $1))
+             ORDER BY ended_at LIMIT $2",
         )
         .bind(time)
         .bind(limit)

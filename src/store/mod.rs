@@ -3,6 +3,7 @@
 //! Two seams, [`JobStore`] and [`JobFiles`]. The order of writing is the promise: files first (whole,
 //! synced), then the row; a file that no row speaks of is nobody's and is swept.
 mod database;
+mod deliveries;
 mod dialect;
 mod files;
 mod jobs;
@@ -13,7 +14,10 @@ use std::str::FromStr;
 
 pub use database::{Changes, JobStore};
 pub use files::{About, ArrivingStudies, ArrivingStudy, JobFiles, KeptImage, Pieces, Sent, pack};
-pub use rows::{Callback, Lapsed, Leaving, NewJob, Page, Room, Submitted, Waiting};
+pub use rows::{
+    Callback, Delivery, DeliveryState, Lapsed, Leaving, NewJob, Page, Room, Submitted, Undelivered,
+    Waiting,
+};
 
 /// Why something could not be stored.
 #[derive(Debug, thiserror::Error)]

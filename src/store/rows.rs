@@ -121,6 +121,82 @@ pub struct Callback {
     pub tries: i64,
 }
 
+/// Where a delivery is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// Waits for its next try, or is tried.
+    Waiting,
+    /// The destination has confirmed every object.
+    Delivered,
+    /// Given up: an operator has to send it again.
+    Dead,
+}
+
+impl DeliveryState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Delivered, Self::Dead];
+
+    /// The name on the wire and in the row.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// The results of a job on their way to a destination. Times are milliseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The job.
+    pub job: JobId,
+    /// The destination's name.
+    pub destination: String,
+    /// Where it is in its life.
+    pub state: DeliveryState,
+    /// How often it was tried, this time included.
+    pub tries: i64,
+    /// Not tried before this, while it waits.
+    pub not_before: i64,
+    /// Why the last try failed.
+    pub error: Option<String>,
+    /// When the results were there.
+    pub created_at: i64,
+    /// When it was delivered or given up.
+    pub ended_at: Option<i64>,
+}
+
+/// Deliveries that have not arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Those that are tried.
+    pub waiting: i64,
+    /// Those that were given up.
+    pub dead: i64,
+}
+
+pub(super) fn delivery(row: &AnyRow) -> Result<Delivery, Error> {
+    let job: String = row.try_get("job")?;
+    let wrong = |reason: &str| Error::Row {
+        id: job.clone(),
+        reason: reason.to_owned(),
+    };
+    let state: String = row.try_get("state")?;
+    let known = DeliveryState::ALL.into_iter().find(|s| s.name() == state);
+    Ok(Delivery {
+        job: job.parse().map_err(|_| wrong("its id"))?,
+        destination: row.try_get("destination")?,
+        state: known.ok_or_else(|| wrong("a delivery's state"))?,
+        tries: row.try_get("tries")?,
+        not_before: row.try_get("not_before")?,
+        error: row.try_get("error")?,
+        created_at: row.try_get("created_at")?,
+        ended_at: row.try_get("ended_at")?,
+    })
+}
+
 pub(super) const WAITING: &str = "SELECT count(*) AS jobs, CAST(coalesce(sum(input_bytes), 0) AS BIGINT) AS bytes,
                               CAST(coalesce(sum(voxels), 0) AS BIGINT) AS voxels, min(created_at) AS since
                        FROM jobs WHERE state = 'queued' AND leaving IS NULL";

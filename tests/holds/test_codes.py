@@ -3,6 +3,7 @@
 Nothing is checked twice here: what an answer says is other tests' business. This one only makes sure that nothing is
 described that cannot come, and that nothing can come that nobody ever saw."""
 import concurrent.futures
+import gzip
 import http.client
 import io
 import json
@@ -17,7 +18,7 @@ import time
 import zipfile
 
 import pytest
-from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, needs_program, wait_until
+from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, free_port, needs_program, wait_until
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 import seeds  # noqa: E402
@@ -112,17 +113,19 @@ def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH", group, number) + vr + length + value
 
 
-def slice_of(k: int, study: str = "1.2", ti: int = 2500, pixels: int = 64) -> bytes:
-    """An axial image of a FLAIR (or, without TI, of a T2)."""
+def slice_of(k: int, study: str = "1.2", ti: int = 2500, pixels: int = 64, image: bytes | None = None,
+             shape: tuple[int, int] = (8, 8), spacing: int = 8) -> bytes:
+    """An axial image of a FLAIR (or, without TI, of a T2); black unless it is given."""
+    image = bytes(2 * pixels) if image is None else image
     texts = [(2, 0x10, b"UI", "1.2.840.10008.1.2.1"), (8, 0x16, b"UI", "1.2.840.10008.5.1.4.1.1.4"),
              (8, 0x18, b"UI", f"1.2.3.{k + 1}"), (0x18, 0x20, b"CS", "SE\\IR" if ti else "SE"),
              (0x18, 0x80, b"DS", "9000"), (0x18, 0x81, b"DS", "120"), (0x18, 0x82, b"DS", str(ti)),
-             (0x20, 0xD, b"UI", study), (0x20, 0xE, b"UI", "1.2.3"), (0x20, 0x32, b"DS", f"0\\0\\{8 * k}"),
-             (0x20, 0x37, b"DS", "1\\0\\0\\0\\1\\0"), (0x28, 4, b"CS", "MONOCHROME2"), (0x28, 0x30, b"DS", "8\\8")]
-    numbers = [(2, 1), (0x10, 8), (0x11, 8), (0x100, 16), (0x101, 16), (0x102, 15), (0x103, 0)]
+             (0x20, 0xD, b"UI", study), (0x20, 0xE, b"UI", "1.2.3"), (0x20, 0x32, b"DS", f"0\\0\\{spacing * k}"),
+             (0x20, 0x37, b"DS", "1\\0\\0\\0\\1\\0"), (0x28, 4, b"CS", "MONOCHROME2"), (0x28, 0x30, b"DS", f"{spacing}\\{spacing}")]
+    numbers = [(2, 1), (0x10, shape[0]), (0x11, shape[1]), (0x100, 16), (0x101, 16), (0x102, 15), (0x103, 0)]
     return (bytes(128) + b"DICM" + b"".join(element(g, n, vr, text.encode()) for g, n, vr, text in texts)
             + b"".join(element(0x28, n, b"US", struct.pack("<H", value)) for n, value in numbers)
-            + element(0x7FE0, 0x10, b"OW", bytes(2 * pixels)))
+            + element(0x7FE0, 0x10, b"OW", image))
 
 
 def zipped(files: list[bytes]) -> bytes:
@@ -154,6 +157,7 @@ def routes(job: str) -> list[tuple[str, str]]:
     return [("GET", "/v1/models"), ("GET", "/v1/models/tiny-lesion"), ("POST", "/v1/models/reload"),
             ("GET", "/v1/segmentations"),
             ("POST", "/v1/segmentations"), ("GET", one), ("DELETE", one), ("POST", f"{one}/cancel"),
+            ("POST", f"{one}/deliveries/pacs"),
             ("GET", f"{one}/events"), ("GET", f"{one}/artifacts"), ("GET", f"{one}/artifacts/report.json"),
             ("GET", f"{one}/bundle.zip"), *DICOMWEB]
 
@@ -454,6 +458,26 @@ def test_what_a_database_that_is_gone_brings(tmp_path, seen, scan):
         service.kill()
     finally:
         server.process.kill()
+
+
+def test_results_that_nobody_takes_are_sent_again(tmp_path, seen, scan):
+    """The phantom's voxels as images, filed at a port where nobody listens."""
+    head = gzip.decompress(scan)
+    _, columns, rows, slices = struct.unpack_from("<4h", head, 40)
+    assert struct.unpack_from("<h", head, 70)[0] == 4, "16-bit voxels"
+    start, size = int(struct.unpack_from("<f", head, 108)[0]), 2 * columns * rows
+    images = [slice_of(k, image=head[start + k * size:start + (k + 1) * size], shape=(rows, columns), spacing=3)
+              for k in range(slices)]
+    (tmp_path / "pacs.toml").write_text(f'[[destination]]\nname = "pacs"\nae_title = "A"\naddress = "127.0.0.1:{free_port()}"\n')
+    service = Service(tmp_path / "s", *TINY, "--pacs", str(tmp_path / "pacs.toml"), "--filing-retry-s", "")
+    assert seen.submit(service, {"study": zipped(images)}, {"send_to": ["nobody"]})[1] == "invalid_options"
+    status, _, job = seen.submit(service, {"study": zipped(images)}, {"send_to": ["pacs"]}, wait=60)
+    assert (status, job["state"]) == (200, "succeeded"), job
+    wait_until(lambda: seen.job(service, job["id"], 0)["deliveries"][0]["state"] == "dead", 30)
+    status, _, again = seen.ask(service, "POST", f"{job['links']['self']}/deliveries/pacs")
+    assert status == 202 and json.loads(again)["deliveries"][0]["destination"] == "pacs"
+    assert seen.ask(service, "POST", f"{job['links']['self']}/deliveries/nobody")[1] == "not_found"
+    service.stop()
 
 
 def test_what_stops_the_service_three_times(tmp_path, seen, scan):

@@ -148,6 +148,7 @@ async fn each_scope_opens_its_routes_and_no_others() {
         (Method::GET, job(""), &[Read, Admin]),
         (Method::DELETE, job(""), &[Submit, Admin]),
         (Method::POST, job("/cancel"), &[Submit, Admin]),
+        (Method::POST, job("/deliveries/pacs"), &[Submit, Admin]),
         (Method::GET, job("/events"), &[Read, Admin]),
         (Method::GET, job("/artifacts"), &[Read, Admin]),
         (
@@ -198,6 +199,7 @@ async fn each_scope_opens_its_routes_and_no_others() {
             let path = path
                 .replace("01KB0V7Z6N3W7Q1X5F6J8R9T2M", "{id}")
                 .replace("lesions.nii.gz", "{name}")
+                .replace("pacs", "{destination}")
                 .replace("tiny-lesion", "{name}")
                 .replace("1.2", "{study}")
                 .replace("1.3", "{series}")
@@ -259,7 +261,12 @@ async fn a_job_of_another_key_is_not_there() {
         assert_eq!(hidden["title"], never["title"]);
     }
     let cancel = format!("{path}/cancel");
-    for (method, path) in [(Method::POST, &cancel), (Method::DELETE, &path)] {
+    let deliver = format!("{path}/deliveries/pacs");
+    for (method, path) in [
+        (Method::POST, &cancel),
+        (Method::POST, &deliver),
+        (Method::DELETE, &path),
+    ] {
         let hidden = service.send(request(&method, path, Some(&other))).await;
         assert_eq!(hidden.problem().0, 404);
     }

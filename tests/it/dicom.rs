@@ -109,7 +109,7 @@ fn slice(contrast: Contrast, volume: &Volume<f32>, k: usize) -> Vec<u8> {
 }
 
 /// The phantom's contrasts as the files of a study, slices from the top down.
-pub(super) fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
+pub(crate) fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
     let scans = phantom()
         .scans
         .iter()
@@ -122,7 +122,7 @@ pub(super) fn study(contrasts: &[Contrast]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-pub(super) fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (n, file) in files.iter().enumerate() {
         let stored =
@@ -133,7 +133,7 @@ pub(super) fn zipped(files: &[Vec<u8>]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-const ALL: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w];
+pub(crate) const ALL: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w];
 
 fn lesions(job: &Value) -> Value {
     assert_eq!(job["state"], "succeeded", "{job}");

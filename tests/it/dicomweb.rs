@@ -450,7 +450,7 @@ async fn one_file_and_a_zip_are_taken_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_study_is_started_when_somebody_says_so() {
     let options = ServiceOptions {
-        study_quiet: Duration::from_hours(1),
+        quiet: Duration::from_hours(1),
         ..ServiceOptions::default()
     };
     let service = Service::start(options).await;

@@ -10,7 +10,7 @@ use dawson_inference::problem::{Code, Problem};
 use crate::postgres::Postgres;
 
 /// Runs a promise on a new, empty store of each kind.
-async fn on_each<F: Future<Output = ()>>(promise: impl Fn(JobStore) -> F) {
+pub(crate) async fn on_each<F: Future<Output = ()>>(promise: impl Fn(JobStore) -> F) {
     let folder = std::env::temp_dir().join(format!("dawson-store {}?#%", JobId::new()));
     std::fs::create_dir_all(&folder).unwrap();
     let store = JobStore::open_file(&folder.join("rows.sqlite"))
@@ -27,7 +27,7 @@ async fn on_each<F: Future<Output = ()>>(promise: impl Fn(JobStore) -> F) {
     }
 }
 
-fn new(key: Option<&str>, fingerprint: &str) -> NewJob {
+pub(crate) fn new(key: Option<&str>, fingerprint: &str) -> NewJob {
     // Names tell the age of jobs by the millisecond: no two of a test may share one.
     std::thread::sleep(Duration::from_millis(2));
     NewJob {
@@ -55,7 +55,7 @@ fn new(key: Option<&str>, fingerprint: &str) -> NewJob {
     }
 }
 
-fn file(name: &str) -> StoredFile {
+pub(crate) fn file(name: &str) -> StoredFile {
     StoredFile {
         name: name.to_owned(),
         media_type: "application/gzip".to_owned(),
@@ -64,7 +64,7 @@ fn file(name: &str) -> StoredFile {
     }
 }
 
-async fn accepted(store: &JobStore, new: NewJob) -> JobId {
+pub(crate) async fn accepted(store: &JobStore, new: NewJob) -> JobId {
     match store.submit(new).await.unwrap() {
         Submitted::Accepted(job) => job.id,
         other => panic!("{other:?}"),
@@ -72,11 +72,11 @@ async fn accepted(store: &JobStore, new: NewJob) -> JobId {
 }
 
 /// Leases the next job with room for everything.
-async fn lease(store: &JobStore, now: i64) -> Option<dawson::store::Job> {
+pub(crate) async fn lease(store: &JobStore, now: i64) -> Option<dawson::store::Job> {
     store.lease("w", now, now + 1000, 1000, 1000).await.unwrap()
 }
 
-async fn state(store: &JobStore, id: JobId) -> State {
+pub(crate) async fn state(store: &JobStore, id: JobId) -> State {
     store.get(id).await.unwrap().unwrap().state
 }
 
@@ -278,13 +278,13 @@ async fn an_attempt_that_lost_its_lease_can_neither_report_nor_publish() {
             (2, Some(2000), Some(5000))
         );
         assert!(!store.hold(id, 1, 9000, None).await.unwrap());
-        assert!(!store.succeed(id, 1, 5500, &[file("a")]).await.unwrap());
+        assert!(!store.succeed(id, 1, 5500, &[file("a")], &[]).await.unwrap());
         assert!(!store.fail(id, 1, 5500, &crashed()).await.unwrap());
         assert!(!store.retry(id, 1, 0, 3).await.unwrap() && !store.release(id, 1).await.unwrap());
         assert!(store.artifacts(id).await.unwrap().is_empty());
         assert!(
             store
-                .succeed(id, 2, 5500, &[file("b"), file("a")])
+                .succeed(id, 2, 5500, &[file("b"), file("a")], &[])
                 .await
                 .unwrap()
         );
@@ -336,7 +336,12 @@ async fn who_cancels_a_job_takes_it_over_and_it_has_ended_only_then() {
             .unwrap()
             .unwrap();
         assert_eq!((taken.attempt, taken.state), (2, State::Running));
-        assert!(!store.succeed(id, held.attempt, 2500, &[]).await.unwrap());
+        assert!(
+            !store
+                .succeed(id, held.attempt, 2500, &[], &[])
+                .await
+                .unwrap()
+        );
         assert!(
             store
                 .leave(id, Leaving::Cancel, "d", 5000)
@@ -369,7 +374,7 @@ async fn what_is_being_erased_is_not_seen_and_then_not_there() {
     on_each(|store| async move {
         let id = accepted(&store, new(Some("k"), "f")).await;
         lease(&store, 2000).await.unwrap();
-        assert!(store.succeed(id, 1, 2500, &[file("a")]).await.unwrap());
+        assert!(store.succeed(id, 1, 2500, &[file("a")], &[]).await.unwrap());
         assert!(
             !store.erase(id).await.unwrap(),
             "only what leaves is erased"
@@ -518,7 +523,7 @@ async fn what_ended_long_ago_is_found_and_rows_are_told_apart() {
     on_each(|store| async move {
         let old = accepted(&store, new(None, "f")).await;
         lease(&store, 2000).await.unwrap();
-        store.succeed(old, 1, 2500, &[]).await.unwrap();
+        store.succeed(old, 1, 2500, &[], &[]).await.unwrap();
         let going_on = accepted(&store, new(None, "f")).await;
         assert_eq!(store.ended_before(2501, 10).await.unwrap(), [old]);
         assert!(store.ended_before(2500, 10).await.unwrap().is_empty());

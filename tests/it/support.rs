@@ -11,8 +11,10 @@ use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use dawson::http::{
     AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
 };
-use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store};
-use dawson::pacs::{Inbox, InboxConfig, Rules};
+use dawson::jobs::{
+    CallbackConfig, FilingConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store,
+};
+use dawson::pacs::{AeTitle, Destination, Filing, Inbox, InboxConfig, PacsFile};
 use dawson_imaging::dicom;
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
@@ -129,10 +131,14 @@ pub(crate) struct ServiceOptions {
     pub(crate) min_free_bytes: u64,
     pub(crate) lease: Duration,
     pub(crate) callbacks: CallbackConfig,
+    /// The file on archives and nodes, as the operator writes it.
+    pub(crate) pacs: String,
+    pub(crate) filing_waits: Vec<Duration>,
     pub(crate) places: Places,
     pub(crate) models: PathBuf,
-    /// Studies are taken once they were quiet so long.
-    pub(crate) study_quiet: Duration,
+    pub(crate) quiet: Duration,
+    pub(crate) late: Duration,
+    pub(crate) dicom_limits: dicom::Limits,
 }
 
 impl Default for ServiceOptions {
@@ -153,9 +159,13 @@ impl Default for ServiceOptions {
             min_free_bytes: 0,
             lease: Duration::from_secs(30),
             callbacks: CallbackConfig::default(),
+            pacs: String::new(),
+            filing_waits: vec![Duration::ZERO],
             places: Places::default(),
             models: models(),
-            study_quiet: Duration::from_secs(1),
+            quiet: Duration::from_millis(300),
+            late: Duration::from_mins(10),
+            dicom_limits: dicom::Limits::CLINICAL,
         }
     }
 }
@@ -163,10 +173,18 @@ impl Default for ServiceOptions {
 impl Service {
     /// A service whose jobs are run.
     pub(crate) async fn start(options: ServiceOptions) -> Self {
+        let destinations = destinations(&options);
         let service = Self::idle(options).await;
-        tokio::spawn(Arc::clone(&service.jobs).run());
+        service.run_jobs(destinations);
         tokio::spawn(Arc::clone(&service.inbox).run());
         service
+    }
+
+    /// Runs the jobs, and files their results.
+    pub(crate) fn run_jobs(&self, destinations: Vec<Destination>) -> JoinHandle<()> {
+        let filing = Filing::new(Arc::clone(&self.jobs), destinations).unwrap();
+        tokio::spawn(Arc::clone(&self.jobs).run());
+        tokio::spawn(filing.run())
     }
 
     /// A service that takes jobs but runs none.
@@ -180,6 +198,10 @@ impl Service {
         let (store, files) = open_store(&state, &options.places).await.unwrap();
         let engine = segmenter(&engine_config("auto"));
         let networks = Networks::open(options.models.clone(), Precision::F32, engine).unwrap();
+        let wants = destinations(&options)
+            .iter()
+            .map(Destination::wants)
+            .collect();
         let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
@@ -198,16 +220,12 @@ impl Service {
                 keep_inputs: false,
                 grace: Duration::from_secs(10),
                 callbacks: options.callbacks,
+                filing: FilingConfig {
+                    destinations: wants,
+                    waits: options.filing_waits,
+                },
             },
         }));
-        let arriving = InboxConfig {
-            quiet: options.study_quiet,
-            longest: Duration::from_hours(1),
-            late: Duration::from_hours(1),
-            limits: dicom::Limits::CLINICAL,
-        };
-        let inbox = Inbox::open(Arc::clone(&jobs), Rules::default(), arriving).await;
-        let inbox = Arc::new(inbox.unwrap());
         let config = HttpConfig {
             max_body_bytes: options.max_body_bytes,
             pace: options.pace,
@@ -220,6 +238,15 @@ impl Service {
             access: options.access.clone(),
             cors_origins: options.cors_origins.clone(),
         };
+        let inbox = InboxConfig {
+            quiet: options.quiet,
+            longest: Duration::from_mins(1),
+            late: options.late,
+            limits: options.dicom_limits,
+        };
+        let rules = PacsFile::parse(&options.pacs).unwrap().rules().unwrap();
+        let inbox = Inbox::open(Arc::clone(&jobs), rules, inbox).await;
+        let inbox = Arc::new(inbox.unwrap());
         Self {
             router: router(Arc::clone(&jobs), Arc::clone(&inbox), config, None),
             jobs,
@@ -248,6 +275,12 @@ impl Service {
     pub(crate) async fn run(&self, form: Form) -> Answer {
         self.send(form.request(&[("prefer", "wait=120")])).await
     }
+}
+
+pub(crate) fn destinations(options: &ServiceOptions) -> Vec<Destination> {
+    let file = PacsFile::parse(&options.pacs).unwrap();
+    let title = AeTitle::parse("DAWSON").unwrap();
+    file.destinations(&title, |_| None).unwrap()
 }
 
 /// Nobody is asked who they are.

@@ -15,10 +15,11 @@ from conftest import Written, tool, write
 
 
 class Archive:
-    """Orthanc on loopback, in a folder of its own."""
+    """Orthanc on loopback, in a folder of its own, at these ports if they were promised to somebody."""
 
-    def __init__(self, folder: pathlib.Path):
-        self.web, self.dicom = free_port(), free_port()
+    def __init__(self, folder: pathlib.Path, web: int = 0, dicom: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.web, self.dicom = web or free_port(), dicom or free_port()
         self.plugins = [str(p) for p in pathlib.Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*")]
         settings = {
             "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
@@ -53,6 +54,10 @@ class Archive:
         association.release()
         return statuses
 
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
     def uids(self) -> list[str]:
         every = self.get("/instances?expand")
         return sorted(instance["MainDicomTags"]["SOPInstanceUID"] for instance in every)
@@ -75,8 +80,7 @@ def filed(tmp_path_factory):
     archive = Archive(folder)
     study = write(folder / "study", ("coronal",))
     yield archive, study
-    archive.process.terminate()
-    archive.process.wait(30)
+    archive.stop()
 
 
 def sent(study: Written) -> list[pathlib.Path]:

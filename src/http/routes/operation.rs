@@ -49,6 +49,7 @@ async fn alive() -> Json<HealthBody> {
 async fn ready(State(app): State<App>) -> Response {
     let store = app.jobs.ping().await;
     let disk = app.jobs.check_disk(0);
+    let undelivered = app.jobs.undelivered().await;
     let closing = app.jobs.is_closing();
     let networks = app.jobs.networks();
     let engine = networks.segmenter.engine();
@@ -74,6 +75,15 @@ async fn ready(State(app): State<App>) -> Response {
             detail: match disk {
                 Ok(()) => "has room".to_owned(),
                 Err(error) => error.to_string(),
+            },
+        },
+        // Results that do not arrive are an operator's affair; studies are taken all the same.
+        CheckBody {
+            name: "filing",
+            ok: true,
+            detail: match undelivered {
+                Ok(left) => format!("{} deliveries wait, {} are dead", left.waiting, left.dead),
+                Err(_) => "is not known: the store does not answer".to_owned(),
             },
         },
         CheckBody {

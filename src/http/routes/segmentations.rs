@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_LENGTH, ETAG, IF_NONE_MATCH, LINK, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -28,6 +28,7 @@ pub(in crate::http) fn router() -> OpenApiRouter<App> {
         .routes(routes!(submit, list))
         .routes(routes!(get, erase))
         .routes(routes!(cancel))
+        .routes(routes!(send_again))
 }
 
 /// The form of a submission: one NIfTI file for each contrast that there is, or a DICOM study.
@@ -306,8 +307,8 @@ async fn get(
 fn etag(view: &JobView) -> String {
     let job = &view.job;
     let all = format!(
-        "{:?} {} {:?} {:?} {:?}",
-        job.state, job.attempt, job.ended_at, view.advance, view.queue
+        "{:?} {} {:?} {:?} {:?} {:?}",
+        job.state, job.attempt, job.ended_at, view.advance, view.queue, view.deliveries
     );
     let digest = hex::encode(Sha256::digest(all.as_bytes()));
     format!("\"{}\"", &digest[..16])
@@ -331,6 +332,36 @@ fn etag(view: &JobView) -> String {
 )]
 async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Failure> {
     let view = app.jobs.cancel(&caller.sees, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(JobBody::from(view))).into_response())
+}
+
+/// Send a result again
+///
+/// To a destination of the job's `send_to`, whatever came of it before: a delivery that was given up is tried anew.
+/// Objects that are there already are not stored twice.
+#[utoipa::path(
+    post,
+    path = "/v1/segmentations/{id}/deliveries/{destination}",
+    tag = "segmentations",
+    security(("api_key" = ["submit"])),
+    params(
+        ("id" = String, Path, description = "the job"),
+        ("destination" = String, Path, description = "a destination of its `send_to`"),
+    ),
+    responses(
+        (status = 202, description = "It will be tried", body = JobBody),
+        (status = 404, description = "not_found", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "storage_failed", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn send_again(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Path((_, destination)): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    app.jobs.send_again(&caller.sees, id, &destination).await?;
+    let view = app.jobs.get(&caller.sees, id).await?;
     Ok((StatusCode::ACCEPTED, Json(JobBody::from(view))).into_response())
 }
 
