@@ -52,7 +52,7 @@ def flair(study: str, k: int, series: str, syntax: str = ExplicitVRLittleEndian)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("dicomweb"), *TINY)
+    service = Service(tmp_path_factory.mktemp("dicomweb"), *TINY, log="debug")
     yield service
     log = service.log.read_text()
     service.stop()

@@ -235,7 +235,10 @@ impl Related {
     fn find(&self) -> (usize, Option<Line>) {
         let bytes = &self.buffer[..];
         let mut from = 0;
-        while let Some(next) = bytes.get(from..).and_then(|rest| position(rest, b'\r')) {
+        while let Some(next) = bytes
+            .get(from..)
+            .and_then(|rest| rest.iter().position(|&b| b == b'\r'))
+        {
             let at = from.saturating_add(next);
             let rest = bytes.get(at..).unwrap_or_default();
             if let Some(behind) = rest.strip_prefix(&self.delimiter[..]) {
@@ -258,10 +261,6 @@ impl Related {
         }
         (bytes.len(), None)
     }
-}
-
-fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
-    bytes.iter().position(|&b| b == wanted)
 }
 
 /// What stands behind a boundary on its line.

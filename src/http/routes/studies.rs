@@ -17,7 +17,7 @@ use crate::pacs::{Arrival, Stage};
 
 pub(in crate::http) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(arriving))
         .routes(routes!(start))
 }
 
@@ -94,7 +94,7 @@ impl From<Arrival> for StudyBody {
     security(("api_key" = ["read"])),
     responses((status = 200, description = "The studies", body = StudiesBody))
 )]
-async fn list(State(app): State<App>, caller: Caller) -> Json<StudiesBody> {
+async fn arriving(State(app): State<App>, caller: Caller) -> Json<StudiesBody> {
     let studies = app.inbox.list(&caller.sees);
     let studies = studies.into_iter().map(StudyBody::from).collect();
     Json(StudiesBody { studies })
