@@ -1,8 +1,8 @@
 //! Who may do what: decided from a request's head, before its body is read.
 //!
 //! What a route asks for stands once, in its OpenAPI attributes (`security(("api_key" = ["read"]))`),
-//! and is read from there: what is described is what is enforced. A route of `/v1/` that says nothing
-//! is the admin's. Without keys nobody is asked who they are; whether that may be is the start's
+//! and is read from there: what is described is what is enforced. A route below a guarded prefix that
+//! says nothing is the admin's. Without keys nobody is asked who they are; whether that may be is the start's
 //! decision, not this layer's.
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -32,6 +32,14 @@ use crate::telemetry;
 
 /// The name of the security scheme in the OpenAPI description.
 pub(super) const SCHEME: &str = "api_key";
+
+/// Below these nothing is open to those without a key.
+const GUARDED: [&str; 2] = ["/v1/", "/dicom-web/"];
+
+/// Whether an address asks for a key.
+pub(super) fn is_guarded(path: &str) -> bool {
+    GUARDED.iter().any(|prefix| path.starts_with(prefix))
+}
 
 /// Who is let in, and how much one may ask for.
 #[derive(Debug, Clone)]
@@ -106,7 +114,7 @@ impl Gate {
         if let Some(need) = self.needs.get(&(method, path.to_owned())) {
             return need.clone();
         }
-        if path.starts_with("/v1/") {
+        if is_guarded(path) {
             Need::OneOf(vec![Scope::Admin])
         } else {
             Need::Nothing
@@ -279,6 +287,9 @@ fn audited(method: &Method, route: &str) -> Option<&'static str> {
         ("POST", "/v1/models/reload") => Some("reload"),
         ("DELETE", path) if path == job => Some("erase"),
         ("GET" | "HEAD", path) if path == job => Some("read"),
+        ("POST", "/v1/studies/{study}/start") => Some("start"),
+        ("POST", path) if path.starts_with("/dicom-web/") => Some("store"),
+        ("GET" | "HEAD", path) if path.starts_with("/dicom-web/") => Some("read"),
         (method, path) => match (method, path.strip_prefix(job)?) {
             ("POST", "/cancel") => Some("cancel"),
             ("POST", "/deliveries/{destination}") => Some("send"),
@@ -378,6 +389,7 @@ mod tests {
         let gate = gate(&[]);
         let admin = Need::OneOf(vec![Scope::Admin]);
         assert_eq!(gate.need(&Method::PATCH, "/v1/new"), admin);
+        assert_eq!(gate.need(&Method::PATCH, "/dicom-web/new"), admin);
         assert_eq!(gate.need(&Method::GET, "/healthz"), Need::Nothing);
         let read = gate.need(&Method::GET, "/v1/segmentations/{id}");
         assert_eq!(read, Need::OneOf(vec![Scope::Read]));
@@ -391,7 +403,7 @@ mod tests {
             for (method, operation) in methods.as_object().unwrap() {
                 let asked = operation["security"].as_array();
                 assert!(asked.is_some_and(|a| !a.is_empty()), "{method} {path}");
-                assert!(!path.starts_with("/v1/") || asked.unwrap()[0][SCHEME][0].is_string());
+                assert!(!is_guarded(path) || asked.unwrap()[0][SCHEME][0].is_string());
             }
         }
     }

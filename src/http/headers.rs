@@ -56,7 +56,7 @@ pub(super) async fn secure(request: Request, next: Next) -> Response<axum::body:
     } else {
         DATA_POLICY
     };
-    let is_private = path.starts_with("/v1/");
+    let is_private = super::access::is_guarded(path);
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, policy);

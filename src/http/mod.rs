@@ -3,6 +3,7 @@
 //! Handlers only translate: a request into a call of [`crate::jobs`], its result into an answer.
 //! Every error that leaves is a problem, those of the framework included (`problem.rs`).
 mod access;
+mod dicomweb;
 mod extract;
 mod headers;
 mod limits;
@@ -26,6 +27,7 @@ pub use limits::Pace;
 pub use listen::{ListenConfig, serve};
 pub use options::read_options;
 pub use tls::{Tls, TlsError};
+use tokio::sync::Semaphore;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -38,6 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use self::access::Gate;
+use self::dicomweb::Catalogue;
 use self::headers::TextOnly;
 use crate::jobs::Jobs;
 use crate::pacs::Inbox;
@@ -73,6 +76,9 @@ pub struct HttpConfig {
 struct App {
     jobs: Arc<Jobs>,
     inbox: Arc<Inbox>,
+    catalogue: Arc<Catalogue>,
+    /// Archives that are unpacked at once, because each is held in memory.
+    unpacking: Arc<Semaphore>,
     config: Arc<HttpConfig>,
     metrics: Option<Metrics>,
 }
@@ -86,6 +92,8 @@ struct App {
     ),
     tags(
         (name = "segmentations", description = "Studies and their results"),
+        (name = "studies", description = "Studies that arrive image by image"),
+        (name = "dicomweb", description = "STOW-RS, QIDO-RS and WADO-RS of images and results"),
         (name = "models", description = "The networks that are served"),
         (name = "operation", description = "Health, metrics, and what problems mean")
     )
@@ -117,7 +125,7 @@ fn describe_layers(description: &mut utoipa::openapi::OpenApi) {
         .get_or_insert_default()
         .add_security_scheme(access::SCHEME, scheme);
     for (path, item) in &mut description.paths.paths {
-        let is_open = !path.starts_with("/v1/");
+        let is_open = !access::is_guarded(path);
         let operations = [&mut item.get, &mut item.post, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             let mut answers = vec![("503", "overloaded")];
@@ -168,6 +176,8 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(routes::segmentations::router())
         .merge(routes::results::router())
+        .merge(routes::studies::router())
+        .merge(dicomweb::router())
         .merge(routes::models::router())
         .merge(routes::operation::router())
 }
@@ -186,6 +196,8 @@ pub fn router(
     let app = App {
         jobs,
         inbox,
+        catalogue: Arc::default(),
+        unpacking: Arc::new(Semaphore::new(1)),
         config: Arc::new(config),
         metrics,
     };

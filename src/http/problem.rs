@@ -75,6 +75,12 @@ impl Failure {
         self
     }
 
+    /// Says more.
+    pub(super) fn and(mut self, more: &str) -> Self {
+        self.problem.detail = format!("{}; {more}", self.problem.detail);
+        self
+    }
+
     /// The stable code.
     pub(super) fn code(&self) -> Code {
         Code::parse(&self.problem.code).unwrap_or(Code::Internal)

@@ -55,6 +55,9 @@ pub enum Refused {
     /// It is no MR image, or damaged, or not read.
     #[error(transparent)]
     File(dicom::Error),
+    /// It is of another study than all that its sender brings.
+    #[error("the image is of another study")]
+    OtherStudy,
     /// It is not the object that it was announced as.
     #[error("the file holds another object than was announced")]
     Mismatch,
@@ -97,6 +100,15 @@ pub struct Arrival {
     pub revision: u32,
     /// Where it is.
     pub stage: Stage,
+}
+
+/// An image that is here, for those who fetch it.
+#[derive(Debug, Clone)]
+pub struct HeldImage {
+    /// Its file, until its study is done with.
+    pub path: PathBuf,
+    /// How long the file is, and what is in it.
+    pub kept: KeptImage,
 }
 
 /// Who brings images.
@@ -259,6 +271,7 @@ impl Inbox {
         Session {
             inbox: Arc::clone(self),
             sender,
+            only: None,
             touched: BTreeSet::new(),
         }
     }
@@ -285,6 +298,23 @@ impl Inbox {
         let studies = self.studies();
         let seen = studies.values().filter(|study| sees_study(sees, study));
         seen.map(Study::told).collect()
+    }
+
+    /// The images that a caller sees, of one study or of all.
+    #[must_use]
+    pub fn images(&self, sees: &Sees, study_instance_uid: Option<&str>) -> Vec<HeldImage> {
+        let studies = self.studies();
+        let seen = studies.iter().filter(|(_, study)| {
+            let asked = study_instance_uid.is_none_or(|uid| study.about.study_instance_uid == uid);
+            asked && !study.removing && sees_study(sees, study)
+        });
+        let images = seen.flat_map(|(key, study)| {
+            study.images.iter().map(|(name, kept)| HeldImage {
+                path: self.files.path(key, name),
+                kept: *kept,
+            })
+        });
+        images.collect()
     }
 
     /// Takes a study as it is, without waiting for it to be quiet; none if it is not there.
@@ -544,10 +574,19 @@ impl Inbox {
 pub struct Session {
     inbox: Arc<Inbox>,
     sender: Sender,
+    /// The study that all of its images are of, if that was said.
+    only: Option<String>,
     touched: BTreeSet<String>,
 }
 
 impl Session {
+    /// From now on images of other studies are refused.
+    #[must_use]
+    pub fn of_study(mut self, study_instance_uid: &str) -> Self {
+        self.only = Some(study_instance_uid.to_owned());
+        self
+    }
+
     /// Keeps an image whose file is written and synced at `path`; if it is kept, the file is moved away. It is on
     /// the disk after this. `announced` are the class and the instance that it was announced as.
     ///
@@ -563,6 +602,10 @@ impl Session {
         let found = (head.sop_class_uid.as_str(), head.sop_instance_uid.as_str());
         if announced.is_some_and(|announced| announced != found) {
             return Err(Refused::Mismatch);
+        }
+        let only = self.only.as_ref();
+        if only.is_some_and(|only| *only != head.study_instance_uid) {
+            return Err(Refused::OtherStudy);
         }
         inbox.check_disk(image.bytes)?;
         let owner = self.sender.owner.as_deref();

@@ -16,6 +16,6 @@ mod send;
 pub use destinations::{AeTitle, Destination, DimsePeer, Peer, StowPeer};
 pub use file::{Error, PacsFile};
 pub use filing::Filing;
-pub use inbox::{Arrival, Inbox, InboxConfig, Kept, Refused, Sender, Session, Stage};
+pub use inbox::{Arrival, HeldImage, Inbox, InboxConfig, Kept, Refused, Sender, Session, Stage};
 pub use receiver::{Receiver, ReceiverConfig};
 pub use rules::{Calling, Route, Rules};

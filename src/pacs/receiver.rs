@@ -565,7 +565,7 @@ fn answer_of(kept: Result<Kept, Refused>) -> (u16, Option<String>) {
     let status = match &refused {
         Refused::File(error) if error.is_of_another_kind() => status::DISCARDED,
         Refused::File(_) => status::NOT_UNDERSTOOD,
-        Refused::Mismatch => status::MISMATCH,
+        Refused::Mismatch | Refused::OtherStudy => status::MISMATCH,
         Refused::StudyFull | Refused::Busy | Refused::Jobs(_) => status::OUT_OF_RESOURCES,
     };
     let comment = match &refused {

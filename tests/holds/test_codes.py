@@ -136,6 +136,22 @@ def zipped(files: list[bytes]) -> bytes:
     return archive.getvalue()
 
 
+WEB = "/dicom-web/studies"
+STORE = [("POST", WEB), ("POST", f"{WEB}/1.2")]
+SEARCH = [("GET", path) for path in (WEB, "/dicom-web/series", "/dicom-web/instances", f"{WEB}/1.2/series",
+                                     f"{WEB}/1.2/instances", f"{WEB}/1.2/series/1.2.3/instances")]
+RETRIEVE = [("GET", f"{WEB}/1.2{rest}{what}") for what in ("", "/metadata")
+            for rest in ("", "/series/1.2.3", "/series/1.2.3/instances/1.2.3.1")]
+ARRIVING = [("GET", "/v1/studies"), ("POST", "/v1/studies/1.2/start")]
+DICOMWEB = [*STORE, *SEARCH, *RETRIEVE, *ARRIVING]
+RELATED = "multipart/related; type=\"application/dicom\"; boundary=x-y-z"
+
+
+def related(files: list[bytes]) -> bytes:
+    parts = (b"--x-y-z\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n" for file in files)
+    return b"".join(parts) + b"--x-y-z--\r\n"
+
+
 def routes(job: str) -> list[tuple[str, str]]:
     one = f"/v1/segmentations/{job}"
     return [("GET", "/v1/models"), ("GET", "/v1/models/tiny-lesion"), ("POST", "/v1/models/reload"),
@@ -143,7 +159,7 @@ def routes(job: str) -> list[tuple[str, str]]:
             ("POST", "/v1/segmentations"), ("GET", one), ("DELETE", one), ("POST", f"{one}/cancel"),
             ("POST", f"{one}/deliveries/pacs"),
             ("GET", f"{one}/events"), ("GET", f"{one}/artifacts"), ("GET", f"{one}/artifacts/report.json"),
-            ("GET", f"{one}/bundle.zip")]
+            ("GET", f"{one}/bundle.zip"), *DICOMWEB]
 
 
 NOBODY = "01M88EWV0PHY251Z4QJPNAAWWA"
@@ -232,6 +248,34 @@ def test_what_a_study_can_come_to(tmp_path, seen, scan):
     service.stop()
 
 
+def test_what_dicomweb_brings(tmp_path, seen):
+    service = Service(tmp_path / "s", *TINY, "--max-part-bytes", str(1 << 20))
+    for _, path in STORE:
+        def store(body: bytes, kind: str = RELATED, path: str = path):
+            return seen.ask(service, "POST", path, body, Content_Type=kind)[:2]
+
+        assert store(related([b"%PDF"]))[0] == 409
+        assert store(related([slice_of(0), b"%PDF"]))[0] == 202
+        assert store(related([slice_of(0)]))[0] == 200
+        assert store(b"--x")[1] == "malformed_request"
+        assert store(b"{}", "application/dicom+json")[1] == "unsupported_media_type"
+        assert store(bytes(2 << 20), "application/dicom")[1] == "body_too_large"
+        assert store(b"PK\3\4", "application/zip")[1] == "damaged_archive"
+    for method, path in SEARCH:
+        assert seen.ask(service, method, path)[0] == 200, path
+        assert seen.ask(service, method, f"{path}?PatientName=x")[1] == "malformed_request", path
+    for method, path in RETRIEVE:
+        assert seen.ask(service, method, path)[0] == 200, path
+        assert seen.ask(service, method, path, Accept="image/jpeg")[1] == "not_acceptable", path
+        assert seen.ask(service, method, path.replace("1.2", "9.2"))[1] == "not_found", path
+        assert seen.ask(service, method, path.replace("/1.2", "/x", 1))[1] == "malformed_request", path
+    assert seen.ask(service, "GET", "/v1/studies")[0] == 200
+    assert seen.ask(service, "POST", "/v1/studies/1.2/start")[0] == 202
+    assert seen.ask(service, "POST", "/v1/studies/9.2/start")[1] == "not_found"
+    assert seen.ask(service, "POST", "/v1/studies/x/start")[1] == "malformed_request"
+    service.stop()
+
+
 def test_what_networks_that_are_read_again_bring(tmp_path, seen):
     shutil.copytree(TINY[1], tmp_path / "models")
     service = Service(tmp_path / "s", "--models", str(tmp_path / "models"), *TINY[2:])
@@ -285,12 +329,17 @@ def test_what_load_and_time_bring(tmp_path, seen, scan):
     assert seen.ask(service, "POST", f"{job['links']['self']}/cancel")[0] == 202
     head = post_head(service, 10_000)
     assert code_of(seen, talk(service, head + b"--x-y-z\r\n", keep=True)) == "request_timeout"
+    for _, path in STORE:
+        head = post_head(service, 10_000, path, RELATED)
+        assert code_of(seen, talk(service, head + b"--x-y-z\r\n", keep=True), path=path) == "request_timeout"
     service.kill()
     service = Service(tmp_path / "m", *TINY, "--memory-budget-bytes", "1000")
     assert seen.submit(service, {"flair": scan})[1] == "study_too_large"
     service.stop()
     service = Service(tmp_path / "f", *TINY[:-1], str(1 << 60))
     assert seen.submit(service, {"flair": scan})[1] == "storage_failed"
+    for method, path in STORE:
+        assert seen.ask(service, method, path, related([slice_of(0)]), Content_Type=RELATED)[1] == "storage_failed"
     service.stop()
     service = Service(tmp_path / "c", *TINY, "--max-connections", "1")
     busy = talk(service, post_head(service, 10_000), open_=True)
@@ -303,9 +352,10 @@ def test_what_load_and_time_bring(tmp_path, seen, scan):
     service.kill()
 
 
-def post_head(service: Service, length: int) -> bytes:
-    return (f"POST /v1/segmentations HTTP/1.1\r\nHost: {service.address}\r\nContent-Length: {length}\r\n"
-            "Content-Type: multipart/form-data; boundary=x-y-z\r\n\r\n").encode()
+def post_head(service: Service, length: int, path: str = "/v1/segmentations",
+              kind: str = "multipart/form-data; boundary=x-y-z") -> bytes:
+    return (f"POST {path} HTTP/1.1\r\nHost: {service.address}\r\nContent-Length: {length}\r\n"
+            f"Content-Type: {kind}\r\n\r\n").encode()
 
 
 def talk(service: Service, text: bytes, keep: bool = False, open_: bool = False):
@@ -344,11 +394,17 @@ def test_what_a_stop_brings(tmp_path, seen, scan):
     # Its head came before the stop, but for the last bytes.
     head = post_head(service, len(body))
     begun = talk(service, head[:-2], open_=True)
+    images = related([slice_of(0)])
+    stores = {path: post_head(service, len(images), path, RELATED) for _, path in STORE}
+    waiting = {path: talk(service, head[:-2], open_=True) for path, head in stores.items()}
     time.sleep(0.3)
     service.process.terminate()
     time.sleep(0.3)
     begun.sendall(head[-2:] + body)
     assert code_of(seen, rest(begun, close=False)) == "shutting_down"
+    for path, line in waiting.items():
+        line.sendall(b"\r\n" + images)
+        assert code_of(seen, rest(line, close=False), path=path) == "shutting_down"
     under_way.sendall(body[1000:])
     assert rest(under_way, close=False).startswith(b"HTTP/1.1 202")
     assert service.process.wait(60) == 0
@@ -393,7 +449,8 @@ def test_what_a_database_that_is_gone_brings(tmp_path, seen, scan):
         server.run("pg_ctl", "-D", server.folder / "data", "stop", "-m", "immediate")
         assert seen.ask(service, "GET", "/readyz")[0] == 503
         asked = [(method, path) for method, path in routes(job["id"])
-                 if "models" not in path and method + path != "POST/v1/segmentations"]
+                 if "models" not in path and method + path != "POST/v1/segmentations"
+                 and (method, path) not in (*STORE, *ARRIVING)]
         # Each waits a while for a connection.
         with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
             for _, code, answer in pool.map(lambda one: seen.ask(service, *one), asked):

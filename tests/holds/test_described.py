@@ -1,5 +1,6 @@
 """schemathesis reads the description and sends what it allows and what it does not: every answer is described, none
 is 5xx."""
+import os
 import pathlib
 import subprocess
 import sys
@@ -21,7 +22,8 @@ def schemathesis(service: Service, folder: pathlib.Path, number: int, *words: st
          "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(number),
          "--seed", "7", "--workers", "1", "--request-timeout", "60", "--continue-on-failure",
          "--generation-database", "none", "--no-color", *words],
-        capture_output=True, text=True, cwd=folder, timeout=1800)
+        capture_output=True, text=True, cwd=folder, timeout=1800,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": str(pathlib.Path(__file__).with_name("media_types.py"))})
     print("\n".join(done.stdout.splitlines()[-25:]))
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 

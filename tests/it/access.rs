@@ -21,13 +21,13 @@ use super::support::{
 };
 
 /// A file of keys that a service reads.
-struct Ring {
+pub(super) struct Ring {
     folder: PathBuf,
     file: Arc<KeyFile>,
 }
 
 impl Ring {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("dawson-ring-{}", ulid::Ulid::generate()));
         let file = Arc::new(KeyFile::open(folder.join("keys.toml")).unwrap());
         Self { folder, file }
@@ -38,7 +38,7 @@ impl Ring {
     }
 
     /// A new key's text and id.
-    fn key(&self, name: &str, scopes: &[Scope]) -> (String, String) {
+    pub(super) fn key(&self, name: &str, scopes: &[Scope]) -> (String, String) {
         let new = NewKey {
             name: name.to_owned(),
             scopes: scopes.iter().copied().collect(),
@@ -49,7 +49,7 @@ impl Ring {
         (secret, key.id)
     }
 
-    fn access(&self) -> AccessConfig {
+    pub(super) fn access(&self) -> AccessConfig {
         AccessConfig {
             keys: Some(Arc::clone(&self.file)),
             ..open_to_all()
@@ -98,6 +98,39 @@ async fn submit(service: &Service, key: &str, more: &[(&str, &str)]) -> Answer {
 
 const JOB: &str = "/v1/segmentations/01KB0V7Z6N3W7Q1X5F6J8R9T2M";
 
+/// Addresses of studies that arrive and of DICOMweb, and who may ask there.
+fn hospital_routes() -> Vec<(Method, String, &'static [Scope])> {
+    use Scope::{Admin, Read, Submit};
+    let web = |rest: &str| format!("/dicom-web{rest}");
+    let mut matrix = vec![
+        (Method::GET, "/v1/studies".to_owned(), &[Read, Admin][..]),
+        (
+            Method::POST,
+            "/v1/studies/1.2/start".to_owned(),
+            &[Submit, Admin],
+        ),
+        (Method::POST, web("/studies"), &[Submit, Admin]),
+        (Method::POST, web("/studies/1.2"), &[Submit, Admin]),
+    ];
+    for path in [
+        "/studies",
+        "/series",
+        "/instances",
+        "/studies/1.2",
+        "/studies/1.2/metadata",
+        "/studies/1.2/series",
+        "/studies/1.2/instances",
+        "/studies/1.2/series/1.3",
+        "/studies/1.2/series/1.3/metadata",
+        "/studies/1.2/series/1.3/instances",
+        "/studies/1.2/series/1.3/instances/1.4",
+        "/studies/1.2/series/1.3/instances/1.4/metadata",
+    ] {
+        matrix.push((Method::GET, web(path), &[Read, Admin]));
+    }
+    matrix
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_scope_opens_its_routes_and_no_others() {
     use Scope::{Admin, Read, Submit};
@@ -109,7 +142,7 @@ async fn each_scope_opens_its_routes_and_no_others() {
     let service = ring.service().await;
     let job = |rest: &str| format!("{JOB}{rest}");
     let v1 = "/v1/segmentations".to_owned();
-    let matrix: Vec<(Method, String, &[Scope])> = vec![
+    let mut matrix: Vec<(Method, String, &[Scope])> = vec![
         (Method::POST, v1.clone(), &[Submit, Admin]),
         (Method::GET, v1, &[Read, Admin]),
         (Method::GET, job(""), &[Read, Admin]),
@@ -132,6 +165,7 @@ async fn each_scope_opens_its_routes_and_no_others() {
             &[Submit, Read, Admin],
         ),
     ];
+    matrix.extend(hospital_routes());
     for (method, path, allowed) in &matrix {
         let methods = if *method == Method::GET {
             vec![Method::GET, Method::HEAD]
@@ -166,14 +200,18 @@ async fn each_scope_opens_its_routes_and_no_others() {
                 .replace("01KB0V7Z6N3W7Q1X5F6J8R9T2M", "{id}")
                 .replace("lesions.nii.gz", "{name}")
                 .replace("pacs", "{destination}")
-                .replace("tiny-lesion", "{name}");
+                .replace("tiny-lesion", "{name}")
+                .replace("1.2", "{study}")
+                .replace("1.3", "{series}")
+                .replace("1.4", "{instance}");
             (method.as_str().to_ascii_lowercase(), path)
         })
         .collect();
     for (path, methods) in described["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             let is_known = known.contains(&(method.clone(), path.clone()));
-            assert_eq!(is_known, path.starts_with("/v1/"), "{method} {path}");
+            let guarded = path.starts_with("/v1/") || path.starts_with("/dicom-web/");
+            assert_eq!(is_known, guarded, "{method} {path}");
             let told = operation["responses"].as_object().unwrap();
             assert_eq!(told.contains_key("401"), is_known, "{method} {path}");
         }

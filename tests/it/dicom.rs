@@ -14,7 +14,7 @@ use zip::write::SimpleFileOptions;
 use super::support::{Form, Service, ServiceOptions, phantom};
 
 /// An element of explicit little endian.
-fn element(group: u16, number: u16, vr: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn element(group: u16, number: u16, vr: &[u8], value: &[u8]) -> Vec<u8> {
     let mut value = value.to_vec();
     if value.len() % 2 == 1 {
         value.push(if vr == b"UI" { 0 } else { b' ' });
@@ -41,7 +41,7 @@ fn times(contrast: Contrast) -> (&'static str, [f64; 3]) {
 }
 
 /// The UID of a contrast's series.
-fn series(contrast: Contrast) -> String {
+pub(super) fn series(contrast: Contrast) -> String {
     format!("1.2.840.99.{}", contrast as usize + 1)
 }
 
@@ -64,6 +64,7 @@ fn slice(contrast: Contrast, volume: &Volume<f32>, k: usize) -> Vec<u8> {
         ((8, 8), b"CS", "ORIGINAL\\PRIMARY\\M\\ND".to_owned()),
         ((8, 0x16), b"UI", "1.2.840.10008.5.1.4.1.1.4".to_owned()),
         ((8, 0x18), b"UI", format!("{uid}.{}", k + 1)),
+        ((8, 0x60), b"CS", "MR".to_owned()),
         ((8, 0x103e), b"LO", "Doe Jane brain".to_owned()),
         ((0x10, 0x10), b"PN", "Doe^Jane".to_owned()),
         ((0x10, 0x20), b"LO", "MRN-4711".to_owned()),

@@ -18,6 +18,7 @@ mod cli;
 mod corpus;
 mod determinism;
 mod dicom;
+mod dicomweb;
 mod edge;
 mod encodings;
 mod events;

@@ -126,7 +126,8 @@ codes! {
     UnknownModel = "unknown_model", Invalid, 422, 3, "The model is not known";
     /// The request does not follow its format, for example a multipart body without its boundary.
     MalformedRequest = "malformed_request", Invalid, 400, 3, "The request is malformed";
-    /// A study is submitted as multipart/form-data.
+    /// A study is submitted as multipart/form-data, images by DICOMweb as multipart/related, application/dicom or
+    /// application/zip.
     UnsupportedMediaType = "unsupported_media_type", Invalid, 415, 3, "The body has a type that is not taken";
     /// The body is larger than the limit in the configuration.
     BodyTooLarge = "body_too_large", Invalid, 413, 3, "The body is too large";
@@ -144,6 +145,9 @@ codes! {
     NotFound = "not_found", Invalid, 404, 3, "Not found";
     /// The address exists, but not for this method; the answer's Allow header lists those it has.
     MethodNotAllowed = "method_not_allowed", Invalid, 405, 3, "The method is not allowed here";
+    /// The answer is not to be had in the form that Accept asks for; the detail names the form that there is.
+    /// DICOM objects are given as they are stored, nothing is converted.
+    NotAcceptable = "not_acceptable", Invalid, 406, 3, "There is no such form of it";
     /// The body did not arrive in time.
     RequestTimeout = "request_timeout", Invalid, 408, 3, "The request took too long to arrive";
     /// The job has not ended yet, so it has no results. Wait for it: its events, or Prefer: wait.

@@ -3,3 +3,4 @@ pub(super) mod models;
 pub(super) mod operation;
 pub(super) mod results;
 pub(super) mod segmentations;
+pub(super) mod studies;

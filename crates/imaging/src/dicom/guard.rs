@@ -67,23 +67,11 @@ fn within(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The file meta information: explicit little endian, up to the first element of another group, whatever
-/// (0002,0000) says.
+/// The transfer syntax, and where the data set starts.
 fn meta(file: &[u8]) -> Result<(Syntax, usize), Error> {
-    let mut at = 132;
     let mut syntax = None;
-    loop {
-        let bytes = Bytes {
-            data: file,
-            big: false,
-        };
-        if bytes.tag(at).is_none_or(|tag| tag.group() != 2) {
-            break;
-        }
-        let element = bytes.element(at, false, file.len())?;
-        let end = element.end(file.len())?;
-        let value = file.get(element.value..end).unwrap_or_default();
-        match element.tag {
+    let start = meta_elements(file, |tag, value| {
+        match tag {
             tags::TRANSFER_SYNTAX_UID => syntax = Some(trimmed(value)),
             tags::MEDIA_STORAGE_SOP_CLASS_UID => {
                 let class = trimmed(value);
@@ -96,13 +84,58 @@ fn meta(file: &[u8]) -> Result<(Syntax, usize), Error> {
             }
             _ => {}
         }
-        at = end;
-    }
+        Ok(())
+    })?;
     let name = "TransferSyntaxUID";
     let text = syntax.ok_or(Error::Missing { name })?;
     uid(name, &text)?;
     let syntax = Syntax::parse(&text).ok_or(Error::Syntax { uid: text })?;
-    Ok((syntax, at))
+    Ok((syntax, start))
+}
+
+/// Shows each element of the file meta information, and says where it ends: explicit little endian, up to the
+/// first element of another group, whatever (0002,0000) says.
+fn meta_elements(
+    file: &[u8],
+    mut see: impl FnMut(Tag, &[u8]) -> Result<(), Error>,
+) -> Result<usize, Error> {
+    let mut at = 132;
+    let bytes = Bytes {
+        data: file,
+        big: false,
+    };
+    while bytes.tag(at).is_some_and(|tag| tag.group() == 2) {
+        let element = bytes.element(at, false, file.len())?;
+        let end = element.end(file.len())?;
+        see(
+            element.tag,
+            file.get(element.value..end).unwrap_or_default(),
+        )?;
+        at = end;
+    }
+    Ok(at)
+}
+
+/// The class and the instance that a file's meta information names.
+pub(super) fn announced(file: &[u8]) -> Option<(String, String)> {
+    if file.get(128..132) != Some(b"DICM") {
+        return None;
+    }
+    let (mut class, mut instance) = (None, None);
+    // A file that is cut off behind its names still has them.
+    let _end = meta_elements(file, |tag, value| {
+        let text = trimmed(value);
+        match tag {
+            tags::MEDIA_STORAGE_SOP_CLASS_UID => class = Some(text),
+            tags::MEDIA_STORAGE_SOP_INSTANCE_UID => instance = Some(text),
+            _ => {}
+        }
+        Ok(())
+    });
+    let plain = |text: &String| uid("", text).is_ok();
+    class
+        .zip(instance)
+        .filter(|(class, instance)| plain(class) && plain(instance))
 }
 
 /// Text without its padding.

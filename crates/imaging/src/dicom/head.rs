@@ -1,8 +1,8 @@
 //! What a receiver must know of an image before it keeps it.
 use dicom_object::InMemDicomObject;
 
-use super::header::Image;
-use super::{Error, Identity, Limits, Syntax};
+use super::header::{self, Image};
+use super::{Error, Identity, Limits, Syntax, guard};
 
 /// An MR image's names, and the words by which sites route it.
 ///
@@ -71,6 +71,24 @@ impl Head {
     }
 }
 
+/// The class and the instance that a file's meta information names, if it names both by UIDs. The beginning of
+/// the file is enough; whether the data set is that object is not known.
+#[must_use]
+pub fn announced(file: &[u8]) -> Option<(String, String)> {
+    guard::announced(file)
+}
+
+/// What an MR image says besides its pixels: its data set without private groups, pixels and anything longer than
+/// 64 KiB. It holds whatever the file's maker wrote, the patient's name among it.
+///
+/// # Errors
+/// As [`Head::read`], but for attributes that an image must have.
+pub fn attributes(file: &[u8], limits: &Limits) -> Result<(Syntax, InMemDicomObject), Error> {
+    let checked = guard::check(file, limits)?;
+    let object = header::parse(&checked.header, checked.syntax)?;
+    Ok((checked.syntax, object))
+}
+
 impl std::fmt::Debug for Head {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Head")
@@ -98,6 +116,45 @@ mod tests {
             [synthetic::ROWS, synthetic::COLUMNS]
         );
         assert!(!format!("{head:?}").contains("HEAD"));
+    }
+
+    #[test]
+    fn a_file_names_its_object_before_it_is_read() {
+        let class = "1.2.840.10008.5.1.4.1.1.2";
+        let meta = [
+            synthetic::text((2, 2), b"UI", class),
+            synthetic::text((2, 3), b"UI", "1.2.3"),
+        ];
+        let of = |data: &[u8]| [&[0; 128][..], b"DICM", data].concat();
+        let names = Some((class.to_owned(), "1.2.3".to_owned()));
+        let whole = of(&meta.concat());
+        assert_eq!(announced(&whole), names);
+        // Behind the names it may be cut off.
+        assert_eq!(
+            announced(&of(&[&meta.concat()[..], b"\x02\0"].concat())),
+            names
+        );
+        assert_eq!(announced(&whole[..whole.len() - 1]), None);
+        assert_eq!(announced(&of(&meta[0])), None);
+        let wild = synthetic::text((2, 3), b"UI", "../../etc");
+        assert_eq!(announced(&of(&[&meta[0][..], &wild].concat())), None);
+        assert_eq!(announced(b"no dicom"), None);
+    }
+
+    #[test]
+    fn attributes_are_all_but_pixels_and_private_groups() {
+        use dicom_dictionary_std::tags;
+        let mut slice = Slice::at(3);
+        slice.more = [
+            synthetic::text((0x18, 0x15), b"CS", "HEAD"),
+            synthetic::text((0x29, 0x10), b"LO", "A MAKER"),
+        ]
+        .concat();
+        let (syntax, object) = attributes(&slice.file(), &Limits::CLINICAL).unwrap();
+        assert_eq!(syntax, Syntax::ExplicitLittle);
+        assert!(object.get(tags::BODY_PART_EXAMINED).is_some());
+        assert!(object.get(tags::PIXEL_DATA).is_none());
+        assert!(object.get(dicom_core::Tag(0x29, 0x10)).is_none());
     }
 
     #[test]

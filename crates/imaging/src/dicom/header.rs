@@ -132,7 +132,8 @@ pub(super) fn mr_class(uid: &str) -> Result<(), Error> {
     })
 }
 
-fn parse(header: &[u8], syntax: Syntax) -> Result<InMemDicomObject, Error> {
+/// The cleaned data set that the guard gave.
+pub(super) fn parse(header: &[u8], syntax: Syntax) -> Result<InMemDicomObject, Error> {
     let encoding = match syntax {
         Syntax::ImplicitLittle => entries::IMPLICIT_VR_LITTLE_ENDIAN.erased(),
         Syntax::ExplicitBig => entries::EXPLICIT_VR_BIG_ENDIAN.erased(),
