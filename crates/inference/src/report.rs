@@ -317,15 +317,15 @@ pub struct Warning {
 /// Seconds of each stage.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Timings {
-    /// Unpacking and reading the files.
+    /// Unpacking and reading the files, and cutting the FLAIR to the head.
     pub decode: f64,
-    /// Laying contrasts on the FLAIR.
+    /// Laying contrasts on the FLAIR while the anatomy network looks at it.
     #[serde(default)]
     pub align: f64,
-    /// Cutting the FLAIR to the head, and the parts of the head by the anatomy network.
+    /// Waiting for the parts of the head, and reading them.
     #[serde(default)]
     pub anatomy: f64,
-    /// Of that, inside the network.
+    /// Inside the anatomy network, most of it during `align` where there are contrasts to be aligned.
     #[serde(default)]
     pub anatomy_network: f64,
     /// Bringing the contrasts onto one grid.
