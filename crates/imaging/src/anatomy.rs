@@ -77,7 +77,7 @@ impl Part {
     }
 
     /// Its place in [`Part::ALL`].
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         Self::ALL.iter().position(|p| *p == self).unwrap_or(0) as u8
     }
 

@@ -245,6 +245,7 @@ fn contrast_report(scan: &Decoded, used: bool) -> ContrastReport {
         coverage: 0.0,
         alignment: None,
         appearance: None,
+        bias_field: None,
     }
 }
 

@@ -6,6 +6,7 @@
 mod account;
 mod anatomy;
 mod artifacts;
+mod bias;
 mod clock;
 mod dicom;
 mod error;
@@ -266,6 +267,9 @@ fn segment(
         .map(|told| told.anatomy);
 
     clock.enter(Stage::Normalise)?;
+    if let Some(anatomy) = &anatomy {
+        bias::even_out(&mut study, anatomy, &mut contrasts, &mut warnings);
+    }
     let scale = normalise_all(&mut study, run.model)?;
     let frame = frame(&study, scale);
 
