@@ -27,7 +27,7 @@ mod pyramid;
 mod search;
 mod verdict;
 
-use metric::{Moving, Points, Similarity, compare};
+use metric::{Moving, Points, Similarity, glance};
 use pose::Pose;
 use pyramid::{Head, shrunk};
 use search::{Found, Reach, climb};
@@ -265,7 +265,7 @@ impl SeenHead {
             .collect();
         let elsewhere = starts
             .par_iter()
-            .map(|start| worth(&compare(&self.points[0], moving, start)))
+            .map(|start| worth(&glance(&self.points[0], moving, start)))
             .reduce(|| 0.0, f64::max);
         if worth(&from_headers.similarity) > CLEARLY * elsewhere {
             return FirstLook {
@@ -297,7 +297,7 @@ impl SeenHead {
 
     /// Holds what was found against the headers and against chance.
     fn judge(&self, moving: &Moving, pose: Pose, rival: Option<Doubt>) -> Alignment {
-        let at = |pose: &Pose| compare(&self.judged, moving, pose);
+        let at = |pose: &Pose| glance(&self.judged, moving, pose);
         let still = Pose::still(self.centre);
         let (by_headers, found) = (at(&still), at(&pose));
         let better = worth(&found) > WORTH * worth(&by_headers);

@@ -2,12 +2,16 @@
 //!
 //! What the network is shown is made here ([`view`]), and what it says is read here ([`Anatomy::read`]);
 //! how a particular network wants to be shown a scan is in its description ([`Showing`]).
+use rayon::prelude::*;
+
 use crate::brain::NothingThere;
 use crate::components::{Connectivity, label};
-use crate::distance::squared_mm2;
 use crate::grid::{Grid, GridError};
 use crate::resample::resample;
 use crate::volume::Volume;
+
+/// Less fluid than this is none.
+const LEAST_FLUID: f32 = 1e-3;
 
 /// A part of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +76,11 @@ impl Part {
         Self::ALL.into_iter().find(|part| part.name() == name)
     }
 
+    /// Its place in [`Part::ALL`].
+    pub(crate) fn code(self) -> u8 {
+        Self::ALL.iter().position(|p| *p == self).unwrap_or(0) as u8
+    }
+
     /// Whether it counts as brain by itself; the fluid around it does where it is close.
     fn is_tissue(self) -> bool {
         !matches!(
@@ -131,9 +140,11 @@ pub fn view(
     let one = quantile(&mut above, showing.quantile)
         .filter(|one| *one > 0.0)
         .ok_or(Error::NothingThere(NothingThere::of(0.0)))?;
-    for value in image.samples_mut() {
-        *value = (*value / one).clamp(0.0, showing.most);
-    }
+    image
+        .samples_mut()
+        .par_iter_mut()
+        .with_min_len(1 << 16)
+        .for_each(|value| *value = (*value / one).clamp(0.0, showing.most));
     let head = image.map(|v| u8::from(v > showing.head_above));
     let (start, shape) =
         crate::study::box_of(&head).ok_or(Error::NothingThere(NothingThere::of(one)))?;
@@ -166,38 +177,74 @@ pub struct Anatomy {
     pub brain: Volume<f32>,
 }
 
+/// What a network said of the patch it was shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// What it tells apart.
+    pub classes: &'a [Part],
+    /// Voxels of the patch; a view fills its beginning.
+    pub shape: [usize; 3],
+    /// Of each class one after the other, i fastest.
+    pub probabilities: &'a [f32],
+}
+
+impl Answer<'_> {
+    /// The probabilities of a class along the row of the patch that begins at `[0, j, k]`.
+    fn row(&self, class: usize, length: usize, [j, k]: [usize; 2]) -> &[f32] {
+        let [ni, nj, nk] = self.shape;
+        let first = ni * (j + nj * (k + nk * class));
+        &self.probabilities[first..first + length]
+    }
+}
+
 impl Anatomy {
-    /// Reads what a network said: `probabilities` of each of `classes`, one volume after the other on
-    /// `grid`. Fluid counts as brain within `fluid_within_mm` of tissue.
+    /// Reads what a network said of the view on `grid`. Fluid counts as brain within `fluid_within_mm` of tissue.
     ///
     /// # Panics
-    /// If there are fewer probabilities than classes times voxels.
+    /// If the view is larger than the patch, or there are fewer probabilities than classes times voxels.
     #[must_use]
-    pub fn read(grid: Grid, classes: &[Part], probabilities: &[f32], fluid_within_mm: f64) -> Self {
-        let voxels = grid.voxels();
-        let of = |class: usize| &probabilities[class * voxels..(class + 1) * voxels];
+    pub fn read(grid: Grid, answer: &Answer<'_>, fluid_within_mm: f64) -> Self {
         let mut parts = Volume::filled(grid, 0_u8);
         let mut likelihood = Volume::filled(grid, f32::NEG_INFINITY);
         let mut brain = Volume::filled(grid, 0.0_f32);
-        for (class, part) in classes.iter().enumerate() {
-            let code = Part::ALL.iter().position(|p| p == part).unwrap_or(0) as u8;
-            let cells = likelihood
-                .samples_mut()
-                .iter_mut()
-                .zip(parts.samples_mut())
-                .zip(brain.samples_mut());
-            for (((best, likeliest), tissue), &p) in cells.zip(of(class)) {
-                if p > *best {
-                    (*best, *likeliest) = (p, code);
+        let [ni, nj, _] = grid.shape();
+        likelihood
+            .samples_mut()
+            .par_chunks_mut(ni)
+            .zip(parts.samples_mut().par_chunks_mut(ni))
+            .zip(brain.samples_mut().par_chunks_mut(ni))
+            .enumerate()
+            .for_each(|(row, ((likelihood, parts), brain))| {
+                for (class, part) in answer.classes.iter().enumerate() {
+                    let code = part.code();
+                    let told = answer.row(class, ni, [row % nj, row / nj]);
+                    let cells = likelihood.iter_mut().zip(&mut *parts).zip(&mut *brain);
+                    for (((best, likeliest), tissue), &p) in cells.zip(told) {
+                        if p > *best {
+                            (*best, *likeliest) = (p, code);
+                        }
+                        if part.is_tissue() {
+                            *tissue += p;
+                        }
+                    }
                 }
-                if part.is_tissue() {
-                    *tissue += p;
-                }
-            }
-        }
+            });
         let core = largest_piece(&brain);
-        if let Some(fluid) = classes.iter().position(|part| *part == Part::OtherCsf) {
-            add_fluid(&mut brain, of(fluid), &core, fluid_within_mm);
+        if let Some(fluid) = answer.classes.iter().position(|p| *p == Part::OtherCsf) {
+            let near = Reach::of(&grid, fluid_within_mm);
+            brain
+                .samples_mut()
+                .par_chunks_mut(ni)
+                .enumerate()
+                .for_each(|(row, brain)| {
+                    let at = [row % nj, row / nj];
+                    let told = answer.row(fluid, ni, at);
+                    for (i, (brain, &p)) in brain.iter_mut().zip(told).enumerate() {
+                        if p > LEAST_FLUID && near.touches(&core, [i, at[0], at[1]]) {
+                            *brain += p;
+                        }
+                    }
+                });
         }
         keep_one_piece(&mut brain);
         Self {
@@ -210,7 +257,7 @@ impl Anatomy {
     /// The offsets of a part's voxels.
     #[must_use]
     pub fn voxels_of(&self, part: Part) -> Vec<usize> {
-        let code = Part::ALL.iter().position(|p| *p == part).unwrap_or(0) as u8;
+        let code = part.code();
         let all = self.parts.samples().iter().enumerate();
         all.filter(|(_, likeliest)| **likeliest == code)
             .map(|(at, _)| at)
@@ -239,51 +286,72 @@ impl Anatomy {
     }
 }
 
-/// The offsets of the largest face-connected piece of what is above one half.
-fn largest_piece(probability: &Volume<f32>) -> Vec<usize> {
+/// Whether each voxel belongs to the largest face-connected piece of what is above one half.
+fn largest_piece(probability: &Volume<f32>) -> Vec<bool> {
     let samples = probability.samples();
     let pieces = label(probability.grid().shape(), Connectivity::Faces, |at| {
         samples[at] > 0.5
     });
-    let Some((largest, _)) = pieces
-        .voxels
-        .iter()
-        .enumerate()
-        .max_by_key(|(n, voxels)| (**voxels, std::cmp::Reverse(*n)))
-    else {
-        return Vec::new();
-    };
-    let runs = pieces.runs.iter().filter(|run| run.component == largest);
-    runs.flat_map(|run| run.voxels.clone()).collect()
+    let by_size = |(n, voxels): &(usize, &usize)| (**voxels, std::cmp::Reverse(*n));
+    let largest = pieces.voxels.iter().enumerate().max_by_key(by_size);
+    let mut inside = vec![false; samples.len()];
+    for run in &pieces.runs {
+        if largest.is_some_and(|(largest, _)| run.component == largest) {
+            inside[run.voxels.clone()].fill(true);
+        }
+    }
+    inside
 }
 
-fn add_fluid(brain: &mut Volume<f32>, fluid: &[f32], core: &[usize], within_mm: f64) {
-    let (shape, spacing) = (brain.grid().shape(), brain.grid().spacing_mm());
-    let wet: Vec<usize> = fluid
-        .iter()
-        .enumerate()
-        .filter(|(_, p)| **p > 1e-3)
-        .map(|(at, _)| at)
-        .collect();
-    let far = squared_mm2(&wet, core, shape, spacing);
-    let samples = brain.samples_mut();
-    // Half a thousandth more: two voxels of 2 mm are 4.0000001 mm² apart after rounding.
-    for (at, _) in wet
-        .into_iter()
-        .zip(far)
-        .filter(|(_, mm2)| *mm2 <= within_mm * within_mm + 5e-4)
-    {
-        samples[at] += fluid[at];
+/// The steps, in voxels, that are not longer than a distance.
+struct Reach {
+    shape: [usize; 3],
+    steps: Vec<[isize; 3]>,
+}
+
+impl Reach {
+    fn of(grid: &Grid, within_mm: f64) -> Self {
+        let (shape, spacing) = (grid.shape(), grid.spacing_mm());
+        // No step leads further than across the grid.
+        let most =
+            [0, 1, 2].map(|a| ((within_mm / spacing[a]) as usize + 1).min(shape[a]) as isize);
+        let mut steps = Vec::new();
+        for k in -most[2]..=most[2] {
+            for j in -most[1]..=most[1] {
+                for i in -most[0]..=most[0] {
+                    let mm2: f64 = [i, j, k]
+                        .iter()
+                        .zip(spacing)
+                        .map(|(n, mm)| (*n as f64 * mm).powi(2))
+                        .sum();
+                    // Half a thousandth more: two voxels of 2 mm are 4.0000001 mm² apart after rounding.
+                    if mm2 <= within_mm * within_mm + 5e-4 {
+                        steps.push([i, j, k]);
+                    }
+                }
+            }
+        }
+        // The nearest first: most of what is near is found soon.
+        steps.sort_by_key(|step| step.iter().map(|n| n * n).sum::<isize>());
+        Self { shape, steps }
+    }
+
+    /// Whether one of `marked` is within reach of a voxel.
+    fn touches(&self, marked: &[bool], at: [usize; 3]) -> bool {
+        let [ni, nj, nk] = self.shape;
+        self.steps.iter().any(|step| {
+            let place = |a: usize, n: usize| at[a].checked_add_signed(step[a]).filter(|x| *x < n);
+            match (place(0, ni), place(1, nj), place(2, nk)) {
+                (Some(i), Some(j), Some(k)) => marked[i + ni * (j + nj * k)],
+                _ => false,
+            }
+        })
     }
 }
 
 /// What is above one half outside the largest piece is no brain.
 fn keep_one_piece(brain: &mut Volume<f32>) {
-    let kept = largest_piece(brain);
-    let mut inside = vec![false; brain.samples().len()];
-    for at in kept {
-        inside[at] = true;
-    }
+    let inside = largest_piece(brain);
     for (p, inside) in brain.samples_mut().iter_mut().zip(inside) {
         *p = p.min(if inside { 1.0 } else { 0.5 });
     }
@@ -358,7 +426,12 @@ mod tests {
             .iter()
             .flat_map(|class| (0..grid.voxels()).map(|at| if of(at) == *class { 0.8 } else { 0.1 }))
             .collect();
-        let anatomy = Anatomy::read(grid, &classes, &probabilities, 2.0);
+        let answer = Answer {
+            classes: &classes,
+            shape: grid.shape(),
+            probabilities: &probabilities,
+        };
+        let anatomy = Anatomy::read(grid, &answer, 2.0);
         let brain: Vec<usize> = (0..grid.voxels())
             .filter(|at| anatomy.brain.samples()[*at] > 0.5)
             .map(|at| grid.index(at)[0])
@@ -366,7 +439,7 @@ mod tests {
         assert_eq!(brain, [2, 3, 4, 5]);
         assert_eq!(anatomy.voxels_of(Part::OtherCsf).len(), 3);
         assert!((anatomy.brain_ml() - 4.0 * 0.008).abs() < 1e-9);
-        let all = Anatomy::read(grid, &classes, &probabilities, 100.0);
+        let all = Anatomy::read(grid, &answer, 100.0);
         assert_eq!(all.brain.samples().iter().filter(|p| **p > 0.5).count(), 6);
     }
 }

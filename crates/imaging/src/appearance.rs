@@ -6,6 +6,8 @@
 //! no head, or belong to another head than the image does. No intensity is changed here.
 use std::cmp::Ordering;
 
+use rayon::prelude::*;
+
 use crate::anatomy::{Anatomy, Part};
 use crate::study::Contrast;
 use crate::volume::Volume;
@@ -147,8 +149,8 @@ impl Appearance {
 /// The share of pairs in which the first is larger; ties count half, no pair gives one half.
 fn share_above(mut these: Vec<f32>, those: &[f32]) -> f64 {
     let mut those = those.to_vec();
-    these.sort_unstable_by(f32::total_cmp);
-    those.sort_unstable_by(f32::total_cmp);
+    these.par_sort_unstable_by(f32::total_cmp);
+    those.par_sort_unstable_by(f32::total_cmp);
     let pairs = these.len() as f64 * those.len() as f64;
     if pairs == 0.0 {
         return 0.5;
@@ -179,7 +181,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::anatomy::Answer;
     use crate::grid::Grid;
+
+    fn read(grid: Grid, classes: &[Part], probabilities: &[f32]) -> Anatomy {
+        let answer = Answer {
+            classes,
+            shape: grid.shape(),
+            probabilities,
+        };
+        Anatomy::read(grid, &answer, 0.0)
+    }
 
     /// Slabs of white matter, cortex and ventricle, told with certainty.
     fn slabs() -> Anatomy {
@@ -191,7 +203,7 @@ mod tests {
                     .map(move |at| f32::from(u8::from(grid.index(at)[2] / 4 == class)))
             })
             .collect();
-        Anatomy::read(grid, &classes, &told, 0.0)
+        read(grid, &classes, &told)
     }
 
     fn looks(values: [f32; 3]) -> Option<Look> {
@@ -229,7 +241,7 @@ mod tests {
         assert_eq!((seen.fluid_over_white, seen.look()), (None, None));
         assert!(seen.empty > 0.9);
         let nothing = vec![0.0; grid.voxels()];
-        let unsure = Anatomy::read(grid, &[Part::WhiteMatter], &nothing, 0.0);
+        let unsure = read(grid, &[Part::WhiteMatter], &nothing);
         assert_eq!(Appearance::on(&unsure, &image), None);
     }
 

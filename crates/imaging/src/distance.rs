@@ -5,6 +5,8 @@
 //! lower envelope of its parabolas, in time linear in the voxels. Only lines that lead to a queried
 //! voxel are followed to the end.
 
+use rayon::prelude::*;
+
 /// Squared distances in mm² from each of `queries` to the nearest of `sites`.
 ///
 /// Both are offsets into a box of `shape` (i fastest) with voxels of `spacing_mm`. Without sites every
@@ -22,24 +24,29 @@ pub(crate) fn squared_mm2(
         field[site] = 0.0;
     }
     let plane = ni * nj;
-    let mut planes: Vec<usize> = sites.iter().map(|site| site / plane).collect();
-    planes.sort_unstable();
-    planes.dedup();
-    let mut envelope = Envelope::default();
-    let mut line = vec![f64::INFINITY; nj];
-    for k in planes {
-        let field = &mut field[k * plane..(k + 1) * plane];
-        for row in field.chunks_exact_mut(ni) {
-            along_row(row, wi);
-        }
-        for i in 0..ni {
-            for (value, j) in line.iter_mut().zip(0..) {
-                *value = field[i + ni * j];
-            }
-            envelope.of(&line, wj);
-            envelope.evaluate((0..nj).map(|j| (j, i + ni * j)), |at, mm2| field[at] = mm2);
-        }
+    let mut has_sites = vec![false; nk];
+    for &site in sites {
+        has_sites[site / plane] = true;
     }
+    field
+        .par_chunks_mut(plane.max(1))
+        .zip(has_sites)
+        .filter(|(_, has_sites)| *has_sites)
+        .for_each_init(
+            || (Envelope::default(), vec![f64::INFINITY; nj]),
+            |(envelope, line), (field, _)| {
+                for row in field.chunks_exact_mut(ni) {
+                    along_row(row, wi);
+                }
+                for i in 0..ni {
+                    for (value, j) in line.iter_mut().zip(0..) {
+                        *value = field[i + ni * j];
+                    }
+                    envelope.of(line, wj);
+                    envelope.evaluate((0..nj).map(|j| (j, i + ni * j)), |at, mm2| field[at] = mm2);
+                }
+            },
+        );
     along_queried_columns(&field, plane, wk, queries)
 }
 

@@ -4,6 +4,7 @@
 pub mod align;
 pub mod anatomy;
 pub mod appearance;
+pub mod bias;
 pub mod brain;
 mod chance;
 pub mod components;

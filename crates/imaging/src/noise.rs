@@ -2,6 +2,8 @@
 //!
 //! Both are measured on the scan's own grid, before anything is interpolated. In-plane axes are the two with
 //! the smallest spacing: noise of thick slices shows within them.
+use rayon::prelude::*;
+
 use crate::grid::Grid;
 use crate::normalise::quantile;
 use crate::volume::Volume;
@@ -28,32 +30,34 @@ const STRIDE: usize = 3;
 pub fn signal_to_noise(scan: &Volume<f32>, brain: &Volume<u8>) -> Option<f64> {
     let shape = scan.grid().shape();
     let steps = [1, shape[0], shape[0] * shape[1]];
-    let [a, b] = in_plane(scan.grid());
+    let plane = in_plane(scan.grid());
     let (values, inside) = (scan.samples(), brain.samples());
-    let mut responses = Vec::new();
-    for (at, _) in inside.iter().enumerate().filter(|(_, m)| **m != 0) {
-        let index = scan.grid().index(at);
-        if [a, b]
-            .iter()
-            .any(|&x| index[x] == 0 || index[x] + 1 == shape[x])
-        {
-            continue;
-        }
-        let neighbour =
-            |da: usize, db: usize| at + da * steps[a] + db * steps[b] - steps[a] - steps[b];
+    let response = |at: usize| -> Option<f32> {
+        let first = at - steps[plane[0]] - steps[plane[1]];
         let mut response = 0.0_f32;
-        let mut enclosed = true;
         for (da, along) in [1.0, -2.0, 1.0].into_iter().enumerate() {
             for (db, across) in [1.0, -2.0, 1.0].into_iter().enumerate() {
-                let there = neighbour(da, db);
-                enclosed &= inside[there] != 0;
+                let there = first + da * steps[plane[0]] + db * steps[plane[1]];
+                if inside[there] == 0 {
+                    return None;
+                }
                 response += along * across * values[there];
             }
         }
-        if enclosed {
-            responses.push(response.abs());
-        }
-    }
+        Some(response.abs())
+    };
+    // Where a voxel has neighbours along an axis.
+    let within = |a: usize| {
+        let rim = usize::from(plane.contains(&a));
+        rim..shape[a].saturating_sub(rim)
+    };
+    let mut responses: Vec<f32> = within(2)
+        .into_par_iter()
+        .flat_map_iter(|k| within(1).flat_map(move |j| within(0).map(move |i| [i, j, k])))
+        .map(|index| scan.grid().offset(index))
+        .filter(|at| inside[*at] != 0)
+        .filter_map(response)
+        .collect();
     let signal = median_inside(scan, brain)?;
     if responses.is_empty() {
         return None;

@@ -3,6 +3,8 @@
 //! Scanners give intensities in units of their own. Each contrast is shifted and scaled by figures
 //! that lesions and the rim of a brain mask hardly move: the median and the interquartile range of
 //! the brain. The network's training uses this same definition.
+use rayon::prelude::*;
+
 use crate::volume::Volume;
 
 /// The interquartile range of a normal distribution in standard deviations.
@@ -61,19 +63,24 @@ pub fn normalise(
     if values.is_empty() {
         return Err(NoContrast { median: 0.0 });
     }
-    let [low, median, high] = [0.25, 0.5, 0.75].map(|q| quantile(&mut values, q));
+    let [low, median, high] = quartiles(&mut values);
     let deviation = (high - low) / IQR_OF_NORMAL;
     if deviation <= 0.0 {
         return Err(NoContrast { median });
     }
-    for (value, &inside) in image.samples_mut().iter_mut().zip(inside) {
-        *value = if inside == 0 {
-            how.outside_brain
-        } else {
-            let scaled = (f64::from(*value) - median) / deviation;
-            (scaled as f32).clamp(how.clip[0], how.clip[1])
-        };
-    }
+    image
+        .samples_mut()
+        .par_iter_mut()
+        .with_min_len(1 << 16)
+        .zip(inside)
+        .for_each(|(value, &inside)| {
+            *value = if inside == 0 {
+                how.outside_brain
+            } else {
+                let scaled = (f64::from(*value) - median) / deviation;
+                (scaled as f32).clamp(how.clip[0], how.clip[1])
+            };
+        });
     Ok(Scale { median, deviation })
 }
 
@@ -90,6 +97,33 @@ pub fn quantile(values: &mut [f32], q: f64) -> f64 {
     let (_, &mut low, above) = values.select_nth_unstable_by(below, f32::total_cmp);
     let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(low);
     f64::from(low) + (f64::from(high) - f64::from(low)) * (place - below as f64)
+}
+
+/// The quartiles of `values`, each as [`quantile`] gives it.
+///
+/// Reorders `values`.
+///
+/// # Panics
+/// If `values` is empty.
+fn quartiles(values: &mut [f32]) -> [f64; 3] {
+    if values.len() < 3 {
+        return [0.25, 0.5, 0.75].map(|q| quantile(values, q));
+    }
+    let last = values.len() - 1;
+    let median = quantile(values, 0.5);
+    // What is before the value of that rank is not larger, what is after it not smaller: the outer quartiles have
+    // their neighbours on their own side.
+    let middle = last / 2;
+    let mut at = |q: f64, side: std::ops::RangeInclusive<usize>| {
+        let place = last as f64 * q;
+        let rank = place.floor() as usize;
+        let first = *side.start();
+        let (_, &mut low, above) =
+            values[side].select_nth_unstable_by(rank - first, f32::total_cmp);
+        let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(low);
+        f64::from(low) + (f64::from(high) - f64::from(low)) * (place - rank as f64)
+    };
+    [at(0.25, 0..=middle), median, at(0.75, middle..=last)]
 }
 
 #[cfg(test)]
@@ -139,6 +173,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn quartiles_are_the_quantiles(values in proptest::collection::vec(-9.0_f32..9.0, 1..40)) {
+            let mut whole = values.clone();
+            let one_by_one = [0.25, 0.5, 0.75].map(|q| quantile(&mut values.clone(), q));
+            prop_assert_eq!(quartiles(&mut whole).map(f64::to_bits), one_by_one.map(f64::to_bits));
+        }
+
         #[test]
         fn another_scanner_s_units_give_the_same_values(gain in 0.01_f32..100.0,
                                                         values in proptest::collection::vec(1.0_f32..1000.0, 8..60)) {

@@ -10,6 +10,7 @@ use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::text::Alignment;
 use glam::{DAffine3, DMat3, DVec3};
+use rayon::prelude::*;
 
 use crate::grid::{Grid, GridError, WorldPoint};
 use crate::lesions::{Lesion, Lesions};
@@ -96,26 +97,21 @@ pub struct Shown<'a> {
 pub fn draw(shown: &Shown<'_>, notice: &str) -> Result<Vec<u8>, Error> {
     let scene = *shown;
     let lesions = shown.lesions;
-    let rows = rows(lesions, ROWS);
+    let views = views(shown, ROWS)?;
     let sizes = Plane::ALL.map(|plane| scene.size(plane));
     let row_height = sizes.iter().map(|s| s.height).max().unwrap_or(0) + CAPTION + GAP;
     let width = sizes.iter().map(|s| s.width).sum::<u32>() + 4 * GAP;
     let legend = if shown.places.is_empty() { 0 } else { CAPTION };
-    let mut canvas = Canvas::new(width, row_height * rows.len() as u32 + CAPTION + legend);
-    for (n, lesion) in rows.iter().enumerate() {
+    let rows = views.len() as u32;
+    let mut canvas = Canvas::new(width, row_height * rows + CAPTION + legend);
+    for (n, view) in views.iter().enumerate() {
         let top = n as u32 * row_height;
-        let through = lesion.map_or(scene.middle(), |l| widest(lesions, l));
-        let place = lesion.and_then(|l| shown.place(l.id));
-        let caption = caption(*lesion, place, through);
+        let place = view.lesion.and_then(|l| shown.place(l.id));
+        let caption = caption(view.lesion, place, view.through);
         canvas.text(&caption, GAP, top + 15, Alignment::Left);
         let mut left = GAP;
-        for (plane, size) in Plane::ALL.into_iter().zip(sizes) {
-            scene.draw_panel(
-                &mut canvas,
-                plane,
-                through,
-                Point::new(left as i32, (top + CAPTION) as i32),
-            )?;
+        for (panel, size) in view.panels.iter().zip(sizes) {
+            canvas.blit(panel, Point::new(left as i32, (top + CAPTION) as i32));
             left += size.width + GAP;
         }
     }
@@ -124,7 +120,7 @@ pub fn draw(shown: &Shown<'_>, notice: &str) -> Result<Vec<u8>, Error> {
         lesions.items.len(),
         lesions.volume_ml()
     );
-    let foot = row_height * rows.len() as u32 + 14;
+    let foot = row_height * rows + 14;
     canvas.text(&total, GAP, foot, Alignment::Left);
     if legend > 0 {
         let mut left = GAP;
@@ -167,18 +163,17 @@ pub(crate) fn views<'a>(shown: &Shown<'a>, most: usize) -> Result<Vec<View<'a>>,
             shown.draw_panel(&mut canvas, plane, through, Point::zero())?;
             Ok(canvas)
         };
-        let panels = [
-            panel(Plane::Axial)?,
-            panel(Plane::Coronal)?,
-            panel(Plane::Sagittal)?,
-        ];
+        let (axial, (coronal, sagittal)) = rayon::join(
+            || panel(Plane::Axial),
+            || rayon::join(|| panel(Plane::Coronal), || panel(Plane::Sagittal)),
+        );
         Ok(View {
             lesion,
             through,
-            panels,
+            panels: [axial?, coronal?, sagittal?],
         })
     };
-    rows(lesions, most).into_iter().map(view).collect()
+    rows(lesions, most).into_par_iter().map(view).collect()
 }
 
 /// The colour of the outlines of a region's lesions, of all if regions are not known.

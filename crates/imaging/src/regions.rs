@@ -91,7 +91,7 @@ pub fn places(lesions: &Lesions, anatomy: &Anatomy) -> Vec<Place> {
         }
     }
     let far = |part: Part| squared_mm2(&queries, &anatomy.voxels_of(part), shape, spacing);
-    let (ventricles, cortex) = (far(Part::Ventricles), far(Part::Cortex));
+    let (ventricles, cortex) = rayon::join(|| far(Part::Ventricles), || far(Part::Cortex));
     let below: Vec<u8> = [Part::Brainstem, Part::Cerebellum]
         .iter()
         .filter_map(|part| Part::ALL.iter().position(|p| p == part))

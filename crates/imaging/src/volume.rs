@@ -2,6 +2,8 @@
 //!
 //! A [`Volume`] owns its samples in file order (i runs fastest) and knows where they lie. It does
 //! not interpolate ([`crate::resample`]) and knows no file format ([`crate::nifti`]).
+use std::ops::Range;
+
 use crate::grid::{Grid, VoxelIndex};
 
 /// Samples of one kind on a [`Grid`].
@@ -115,6 +117,32 @@ impl<T: Copy> Volume<T> {
     /// # Panics
     /// If `out` is shorter than the box.
     pub fn copy_box(&self, start: [isize; 3], shape: [usize; 3], out: &mut [T]) {
+        self.rows_of_box(start, shape, |ours, boxed| {
+            out[boxed].copy_from_slice(&self.samples[ours]);
+        });
+    }
+
+    /// Puts the samples of a box (i fastest) of `shape` voxels from `start` into this volume; those that lie
+    /// outside it are dropped.
+    ///
+    /// # Panics
+    /// If `from` is shorter than the box.
+    pub fn paste(&mut self, start: [isize; 3], shape: [usize; 3], from: &[T]) {
+        let mut samples = std::mem::take(&mut self.samples);
+        self.rows_of_box(start, shape, |ours, boxed| {
+            samples[ours].copy_from_slice(&from[boxed]);
+        });
+        self.samples = samples;
+    }
+
+    /// Calls `each` with the offsets of every row that a box has in common with this volume: in here, and in
+    /// the box.
+    fn rows_of_box(
+        &self,
+        start: [isize; 3],
+        shape: [usize; 3],
+        mut each: impl FnMut(Range<usize>, Range<usize>),
+    ) {
         let [ni, nj, nk] = self.grid.shape();
         // The part of a box's axis that lies inside: first and past-the-last voxel of the box.
         let inside = |start: isize, length: usize, axis: usize| {
@@ -133,10 +161,9 @@ impl<T: Copy> Volume<T> {
         let from = |at: usize, axis: usize| (at as isize + start[axis]) as usize;
         for k in k0..k1 {
             for j in j0..j1 {
-                let source = self.grid.offset([from(i0, 0), from(j, 1), from(k, 2)]);
-                let target = i0 + shape[0] * (j + shape[1] * k);
-                out[target..target + (i1 - i0)]
-                    .copy_from_slice(&self.samples[source..source + (i1 - i0)]);
+                let ours = self.grid.offset([from(i0, 0), from(j, 1), from(k, 2)]);
+                let boxed = i0 + shape[0] * (j + shape[1] * k);
+                each(ours..ours + (i1 - i0), boxed..boxed + (i1 - i0));
             }
         }
     }
@@ -166,6 +193,13 @@ mod tests {
                     -1
                 }
             });
+            let mut back = Volume::filled(grid, -1);
+            back.paste(start, size, cropped.samples());
+            let kept = Volume::from_fn(grid, |at| {
+                let inside = |a: usize| (0..size[a] as isize).contains(&(at[a] as isize - start[a]));
+                if (0..3).all(inside) { volume.at(at) } else { -1 }
+            });
+            prop_assert_eq!(back, kept);
             prop_assert_eq!(cropped, want);
         }
     }

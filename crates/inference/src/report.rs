@@ -151,6 +151,18 @@ pub struct ContrastReport {
     /// What its tissues say of its contrast; absent without an anatomy network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub appearance: Option<AppearanceReport>,
+    /// How unevenly the brain is lit; absent without an anatomy network, or if too little tissue was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias_field: Option<BiasFieldReport>,
+}
+
+/// The smooth field in the brightness of a contrast.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BiasFieldReport {
+    /// The logarithm of the ratio of its 95 % to its 5 % quantile over the brain's tissue: 0.1 is 11 %.
+    pub span: f64,
+    /// Whether it was removed before the network saw the contrast: done where the span is more than 0.42.
+    pub removed: bool,
 }
 
 /// How bright the parts of the head are for one another on a contrast.
@@ -317,20 +329,20 @@ pub struct Warning {
 /// Seconds of each stage.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Timings {
-    /// Unpacking and reading the files.
+    /// Unpacking and reading the files, and cutting the FLAIR to the head.
     pub decode: f64,
-    /// Laying contrasts on the FLAIR.
+    /// Laying contrasts on the FLAIR while the anatomy network looks at it.
     #[serde(default)]
     pub align: f64,
-    /// Cutting the FLAIR to the head, and the parts of the head by the anatomy network.
+    /// Waiting for the parts of the head, and reading them.
     #[serde(default)]
     pub anatomy: f64,
-    /// Of that, inside the network.
+    /// Inside the anatomy network, most of it during `align` where there are contrasts to be aligned.
     #[serde(default)]
     pub anatomy_network: f64,
     /// Bringing the contrasts onto one grid.
     pub assemble: f64,
-    /// Scaling intensities.
+    /// Measuring bias fields, removing strong ones, and scaling intensities.
     pub normalise: f64,
     /// Patches through the network, waiting for other studies included.
     pub infer: f64,

@@ -95,8 +95,24 @@ struct Seen {
 /// A joint histogram, fixed bin by moving bin.
 type Joint = [[f64; BINS]; BINS];
 
-/// Compares the scans at a pose.
+/// Compares the scans at a pose, and tells how that changes with the pose.
 pub(super) fn compare(points: &Points, moving: &Moving, pose: &Pose) -> Similarity {
+    compared(points, moving, pose, Slopes::Wanted)
+}
+
+/// Compares the scans at a pose; the slope is left at 0.
+pub(super) fn glance(points: &Points, moving: &Moving, pose: &Pose) -> Similarity {
+    compared(points, moving, pose, Slopes::Unwanted)
+}
+
+/// Whether the slope is told.
+#[derive(Clone, Copy, PartialEq)]
+enum Slopes {
+    Wanted,
+    Unwanted,
+}
+
+fn compared(points: &Points, moving: &Moving, pose: &Pose, slopes: Slopes) -> Similarity {
     let to_voxels = moving.to_voxels * pose.motion();
     let blocks: Vec<(Vec<Seen>, Box<Joint>)> = points
         .at
@@ -115,13 +131,18 @@ pub(super) fn compare(points: &Points, moving: &Moving, pose: &Pose) -> Similari
         return Similarity {
             nats: 0.0,
             overlap: 0.0,
-            slope: Slope {
-                shift: DVec3::ZERO,
-                strain: DMat3::ZERO,
-            },
+            slope: Slope::NONE,
         };
     }
     let (nats, ratios) = information(&mut joint, inside);
+    let overlap = inside / points.len() as f64;
+    if slopes == Slopes::Unwanted {
+        return Similarity {
+            nats,
+            overlap,
+            slope: Slope::NONE,
+        };
+    }
     let slopes: Vec<(DVec3, DMat3)> = blocks
         .par_iter()
         .zip(
@@ -139,7 +160,7 @@ pub(super) fn compare(points: &Points, moving: &Moving, pose: &Pose) -> Similari
     let to_world = moving.to_voxels.matrix3.transpose() * (1.0 / inside);
     Similarity {
         nats,
-        overlap: inside / points.len() as f64,
+        overlap,
         slope: Slope {
             shift: to_world * shift,
             strain: to_world * strain * pose.linear.transpose(),

@@ -40,6 +40,14 @@ pub(super) struct Slope {
     pub(super) strain: DMat3,
 }
 
+impl Slope {
+    /// No slope, or none that is asked for.
+    pub(super) const NONE: Self = Self {
+        shift: DVec3::ZERO,
+        strain: DMat3::ZERO,
+    };
+}
+
 /// The map `x ↦ linear · (x − centre) + centre + shift` from the fixed world to the moving one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pose {

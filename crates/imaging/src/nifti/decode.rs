@@ -1,11 +1,15 @@
 //! Bytes to a scan.
 use nifti::DataElement;
 use nifti::volume::inmem::InMemNiftiVolume;
+use rayon::prelude::*;
 
 use super::affine::Placement;
 use super::header::{Datatype, Header};
 use super::{Error, Limits, unpack};
 use crate::volume::Volume;
+
+/// Stored numbers that one thread turns into values in one go.
+const TOGETHER: usize = 1 << 16;
 
 /// One decoded image.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,10 +59,10 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
 
 /// Stored numbers to values, through the `nifti` crate's typed view of the bytes; and how many were not
 /// finite.
-fn values<T: DataElement + Copy>(
+fn values<T: DataElement + Copy + Sync>(
     header: &Header,
     data: Vec<u8>,
-    widen: impl Fn(T) -> f64,
+    widen: impl Fn(T) -> f64 + Sync,
 ) -> Result<(Vec<f32>, usize), Error> {
     let found = data.len();
     let truncated = |_| Error::DataTruncated {
@@ -77,16 +81,26 @@ fn values<T: DataElement + Copy>(
     .and_then(InMemNiftiVolume::into_nifti_typed_data::<T>)
     .map_err(truncated)?;
     let (slope, intercept) = (header.slope, header.intercept);
-    let mut non_finite: usize = 0;
     let value = |v: &T| {
         let value = (widen(*v) * slope + intercept) as f32;
         if value.is_finite() {
-            value
+            (value, 0_usize)
         } else {
-            non_finite = non_finite.saturating_add(1);
-            0.0
+            (0.0, 1)
         }
     };
-    let samples = stored.iter().map(value).collect();
+    let mut samples = vec![0.0; stored.len()];
+    let non_finite = samples
+        .par_chunks_mut(TOGETHER)
+        .zip(stored.par_chunks(TOGETHER))
+        .map(|(samples, stored)| {
+            let pairs = samples.iter_mut().zip(stored);
+            pairs.fold(0_usize, |count, (sample, stored)| {
+                let (value, more) = value(stored);
+                *sample = value;
+                count.saturating_add(more)
+            })
+        })
+        .sum();
     Ok((samples, non_finite))
 }

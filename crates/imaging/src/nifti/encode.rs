@@ -50,27 +50,41 @@ pub fn encode<T: Element>(
     spatial: &SpatialFields,
     compression: Compression,
 ) -> Vec<u8> {
+    encode_as(volume, |value| value, spatial, compression)
+}
+
+/// As [`encode`], with what `stored` makes of each sample: no second volume is made for it.
+#[must_use]
+pub fn encode_as<T: Copy + Sync, U: Element>(
+    volume: &Volume<T>,
+    stored: impl Fn(T) -> U + Sync,
+    spatial: &SpatialFields,
+    compression: Compression,
+) -> Vec<u8> {
     let mut header = match spatial.version {
-        Version::One => header_one(volume.grid().shape(), T::DATATYPE, spatial),
-        Version::Two => header_two(volume.grid().shape(), T::DATATYPE, spatial),
+        Version::One => header_one(volume.grid().shape(), U::DATATYPE, spatial),
+        Version::Two => header_two(volume.grid().shape(), U::DATATYPE, spatial),
+    };
+    let append = |samples: &[T], bytes: &mut Vec<u8>| {
+        let stored: Vec<U> = samples.iter().map(|&value| stored(value)).collect();
+        U::append(&stored, bytes);
     };
     header.extend_from_slice(&[0; 4]); // No extensions.
-    let data_bytes = volume.samples().len().saturating_mul(T::DATATYPE.bytes());
+    let blocks: Vec<&[T]> = volume.samples().chunks(BLOCK).collect();
     match compression {
         Compression::None => {
             let mut file = header;
-            file.reserve_exact(data_bytes);
-            T::append(volume.samples(), &mut file);
+            file.reserve_exact(volume.samples().len().saturating_mul(U::DATATYPE.bytes()));
+            for block in blocks {
+                append(block, &mut file);
+            }
             file
         }
-        Compression::Gzip => {
-            let blocks: Vec<&[T]> = volume.samples().chunks(BLOCK).collect();
-            gzip::pack(blocks.len(), |n| {
-                let mut block = if n == 0 { header.clone() } else { Vec::new() };
-                T::append(blocks.get(n).copied().unwrap_or_default(), &mut block);
-                block
-            })
-        }
+        Compression::Gzip => gzip::pack(blocks.len(), |n| {
+            let mut block = if n == 0 { header.clone() } else { Vec::new() };
+            append(blocks.get(n).copied().unwrap_or_default(), &mut block);
+            block
+        }),
     }
 }
 

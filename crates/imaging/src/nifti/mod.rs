@@ -17,7 +17,7 @@ mod unpack;
 
 pub use affine::{AffineSource, Placement, SpatialFields};
 pub use decode::{Scan, decode};
-pub use encode::{Compression, Element, encode};
+pub use encode::{Compression, Element, encode, encode_as};
 pub use header::{Datatype, Header, Version};
 
 /// How much a scan may unpack to.

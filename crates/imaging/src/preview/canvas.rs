@@ -38,6 +38,19 @@ impl Canvas {
         }
     }
 
+    /// Lays another picture on this one; what sticks out is cut.
+    pub(super) fn blit(&mut self, other: &Self, at: Point) {
+        let [width, wide] = [self.size.width, other.size.width].map(|w| w as usize);
+        let (Ok(x), Ok(y)) = (usize::try_from(at.x), usize::try_from(at.y)) else {
+            return;
+        };
+        let length = 3 * wide.min(width.saturating_sub(x));
+        let rows = self.rgb.chunks_exact_mut(3 * width).skip(y);
+        for (row, from) in rows.zip(other.rgb.chunks_exact(3 * wide)) {
+            row[3 * x..][..length].copy_from_slice(&from[..length]);
+        }
+    }
+
     pub(crate) fn coloured(&mut self, text: &str, x: u32, y: u32, colour: Rgb888) {
         let style = MonoTextStyle::new(&FONT_9X15_BOLD, colour);
         let drawn = Text::new(text, Point::new(x as i32, y as i32), style).draw(self);

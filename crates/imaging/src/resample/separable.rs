@@ -3,6 +3,8 @@
 //! There the mean of trilinear values within a new voxel is a product of one weighted sum per axis
 //! (as for any tensor-product kernel), so three passes over lines take the place of eight samples for
 //! each of many points.
+use std::ops::Range;
+
 use glam::{DAffine3, DVec3};
 use rayon::prelude::*;
 
@@ -64,19 +66,38 @@ impl Separable {
     ) -> Volume<f32> {
         let [of_i, of_j, of_k] = &self.along;
         let [ni, nj, _] = source.grid().shape();
-        let mut slices = vec![0.0_f32; ni * nj * of_k.1.len()];
+        // Of a plane, only what lies next to it is looked at.
+        let (seen_i, seen_j) = (reach(&of_i.1), reach(&of_j.1));
+        let (wide, high) = (seen_i.len(), seen_j.len());
+        if wide * high * reach(&of_k.1).len() == 0 {
+            return Volume::filled(*target, outside);
+        }
+        let mut slices = vec![0.0_f32; wide * high * of_k.1.len()];
         slices
-            .par_chunks_mut(ni * nj)
+            .par_chunks_mut(wide * high)
             .zip(&of_k.1)
-            .for_each(|(out, taps)| add(source.samples(), ni * nj, taps, out));
-        let mut rows = vec![0.0_f32; ni * of_j.1.len() * of_k.1.len()];
-        rows.par_chunks_mut(ni * of_j.1.len())
-            .zip(slices.par_chunks(ni * nj))
-            .for_each(|(out, slice)| {
-                for (out, taps) in out.chunks_mut(ni).zip(&of_j.1) {
-                    add(slice, ni, taps, out);
+            .for_each(|(out, taps)| {
+                for (k, &weight) in (taps.first..).zip(&taps.weights) {
+                    for (out, j) in out.chunks_mut(wide).zip(seen_j.clone()) {
+                        let row = seen_i.start + ni * (j + nj * k);
+                        add(&source.samples()[row..row + wide], weight, out);
+                    }
                 }
             });
+        let mut rows = vec![0.0_f32; wide * of_j.1.len() * of_k.1.len()];
+        rows.par_chunks_mut(wide * of_j.1.len())
+            .zip(slices.par_chunks(wide * high))
+            .for_each(|(out, slice)| {
+                for (out, taps) in out.chunks_mut(wide).zip(&of_j.1) {
+                    let lines = slice
+                        .chunks(wide)
+                        .skip(taps.first - seen_j.start.min(taps.first));
+                    for (line, &weight) in lines.zip(&taps.weights) {
+                        add(line, weight, out);
+                    }
+                }
+            });
+        drop(slices);
         let shape = [of_i.1.len(), of_j.1.len(), of_k.1.len()];
         // Along i, and into the order of the target's axes at once.
         let mut strides = [0; 3];
@@ -86,10 +107,10 @@ impl Separable {
         let mut columns = vec![0.0_f32; shape.iter().product()];
         columns
             .par_chunks_mut(shape[0])
-            .zip(rows.par_chunks(ni))
+            .zip(rows.par_chunks(wide))
             .for_each(|(out, row)| {
                 for (out, taps) in out.iter_mut().zip(&of_i.1) {
-                    let values = &row[taps.first..];
+                    let values = &row[taps.first - seen_i.start.min(taps.first)..];
                     *out = taps.weights.iter().zip(values).map(|(w, v)| w * v).sum();
                 }
             });
@@ -152,13 +173,18 @@ fn taps(length: usize, start: f64, step: f64, n: usize, points: usize) -> Taps {
     }
 }
 
-/// Adds the weighted sum of lines (rows, or whole slices) of `length` samples.
-fn add(samples: &[f32], length: usize, taps: &Taps, out: &mut [f32]) {
-    let lines = samples.chunks(length).skip(taps.first);
-    for (line, &weight) in lines.zip(&taps.weights) {
-        for (out, value) in out.iter_mut().zip(line) {
-            *out += weight * value;
-        }
+/// The old voxels of a line that any new one takes something of.
+fn reach(taps: &[Taps]) -> Range<usize> {
+    let some = || taps.iter().filter(|taps| !taps.weights.is_empty());
+    let first = some().map(|taps| taps.first).min().unwrap_or(0);
+    let past = some().map(|taps| taps.first + taps.weights.len()).max();
+    first..past.unwrap_or(0)
+}
+
+/// Adds a line times its weight.
+fn add(line: &[f32], weight: f32, out: &mut [f32]) {
+    for (out, value) in out.iter_mut().zip(line) {
+        *out += weight * value;
     }
 }
 

@@ -1,7 +1,7 @@
 //! A result as files.
 use dawson_imaging::dicom::Source;
 use dawson_imaging::dicom::write::{self, Captured, Findings, Flag, Kind, MadeBy, Moment, Writer};
-use dawson_imaging::nifti::{Compression, Element, SpatialFields, encode};
+use dawson_imaging::nifti::{Compression, Element, SpatialFields, encode_as};
 use dawson_imaging::preview::{self, Shown};
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
@@ -93,15 +93,15 @@ impl Segmentation {
     /// One file; `None` if nothing is known of what it holds.
     fn artifact(&self, output: Output) -> Result<Option<Artifact>, Error> {
         let made = match output {
-            Output::Lesions => self.nifti("lesions.nii.gz", &self.lesions.mask()),
+            Output::Lesions => {
+                let instances = &self.lesions.instances;
+                self.nifti("lesions.nii.gz", instances, |id| u8::from(id != 0))
+            }
             Output::Instances => match u16::try_from(self.lesions.items.len()) {
-                Ok(_) => self.nifti(
-                    "instances.nii.gz",
-                    &self.lesions.instances.map(|id| id as u16),
-                ),
-                Err(_) => self.nifti("instances.nii.gz", &self.lesions.instances),
+                Ok(_) => self.nifti("instances.nii.gz", &self.lesions.instances, |id| id as u16),
+                Err(_) => self.nifti("instances.nii.gz", &self.lesions.instances, |id| id),
             },
-            Output::Probability => self.nifti("probability.nii.gz", &self.probability),
+            Output::Probability => self.nifti("probability.nii.gz", &self.probability, |p| p),
             Output::Preview => {
                 let shown = Shown {
                     flair: &self.flair,
@@ -116,7 +116,7 @@ impl Segmentation {
                 }
             }
             Output::Brain => match &self.brain {
-                Some(brain) => self.nifti("brain.nii.gz", brain),
+                Some(brain) => self.nifti("brain.nii.gz", brain, |inside| inside),
                 None => return Ok(None),
             },
             Output::Regions if self.report.anatomy.is_some() => {
@@ -124,7 +124,7 @@ impl Segmentation {
                     let place = self.places.get((id as usize).wrapping_sub(1));
                     place.map_or(0, |place| place.region.code())
                 };
-                self.nifti("regions.nii.gz", &self.lesions.instances.map(code))
+                self.nifti("regions.nii.gz", &self.lesions.instances, code)
             }
             Output::Regions | Output::Dicom(_) => return Ok(None),
         };
@@ -180,12 +180,17 @@ impl Segmentation {
         Ok(objects.into_iter().map(artifact).collect())
     }
 
-    fn nifti<T: Element>(&self, name: &'static str, volume: &Volume<T>) -> Artifact {
+    fn nifti<T: Copy + Sync, U: Element>(
+        &self,
+        name: &'static str,
+        volume: &Volume<T>,
+        stored: impl Fn(T) -> U + Sync,
+    ) -> Artifact {
         let spatial: &SpatialFields = &self.spatial;
         Artifact {
             name: name.to_owned(),
             media_type: MediaType::Nifti,
-            bytes: encode(volume, spatial, Compression::Gzip),
+            bytes: encode_as(volume, stored, spatial, Compression::Gzip),
         }
     }
 }

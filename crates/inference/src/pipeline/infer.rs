@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dawson_imaging::brain::Extent;
+use dawson_imaging::grid::Grid;
 use dawson_imaging::study::Study;
 use dawson_imaging::tile::{self, Tiling};
 use dawson_imaging::volume::Volume;
@@ -55,12 +56,14 @@ struct Look {
     mirrored: bool,
 }
 
-pub(super) fn probability(
+/// Asks the network about a study; does something else `meanwhile`, once it is at work.
+pub(super) fn probability<T>(
     study: &Study,
     run: Run<'_>,
+    meanwhile: impl FnOnce() -> T,
     progress: &mut dyn FnMut(Progress),
     cancel: &Arc<Cancel>,
-) -> Result<Inferred, Error> {
+) -> Result<(Inferred, T), Error> {
     let plan = plan(study, run);
     if plan.looks.len() > MOST_LOOKS {
         return Err(Error::TooManyLooks {
@@ -68,35 +71,37 @@ pub(super) fn probability(
             max: MOST_LOOKS,
         });
     }
-    let mut votes = Votes::new(study.grid, plan.patch, plan.weighting);
+    let mut votes = Ballot::of(&plan, study.grid);
     let mut network_s = 0.0;
     let total = plan.looks.len();
     let mut done = 0;
-    compute(study, run, &plan, cancel, |look, mut values, run_s| {
-        if look.mirrored {
-            mirror(&mut values, plan.patch[0]);
-        }
-        votes.add(look.start, &values);
-        network_s += run_s;
-        done += 1;
-        progress(Progress {
-            stage: Stage::Infer,
-            done,
-            total,
-        });
-    })?;
+    let made = compute(
+        study,
+        run,
+        &plan,
+        cancel,
+        meanwhile,
+        |look, values, run_s| {
+            votes.add(look, plan.patch, values);
+            network_s += run_s;
+            done += 1;
+            progress(Progress {
+                stage: Stage::Infer,
+                done,
+                total,
+            });
+        },
+    )?;
     let mut probability = votes.fused();
     // Where the brain was found in a head, what shines outside it is fat.
     if run.model.manifest.output.restrict_to_brain || study.extent == Extent::Extracted {
-        for (p, &inside) in probability
+        probability
             .samples_mut()
-            .iter_mut()
+            .par_iter_mut()
+            .with_min_len(1 << 16)
             .zip(study.brain.samples())
-        {
-            if inside == 0 {
-                *p = 0.0;
-            }
-        }
+            .filter(|(_, inside)| **inside == 0)
+            .for_each(|(p, _)| *p = 0.0);
     }
     let Plan {
         voting,
@@ -105,7 +110,7 @@ pub(super) fn probability(
         warning,
         ..
     } = plan;
-    Ok(Inferred {
+    let inferred = Inferred {
         probability,
         voting,
         patch,
@@ -113,7 +118,41 @@ pub(super) fn probability(
         patches: total,
         network_s,
         warning,
-    })
+    };
+    Ok((inferred, made))
+}
+
+/// What the looks told so far.
+enum Ballot {
+    /// There is one look, whose word counts as it is.
+    One(Volume<f32>),
+    Many(Votes),
+}
+
+impl Ballot {
+    fn of(plan: &Plan, grid: Grid) -> Self {
+        match (&plan.looks[..], plan.weighting) {
+            ([_], Weighting::Uniform) => Self::One(Volume::filled(grid, 0.0)),
+            (_, weighting) => Self::Many(Votes::new(grid, plan.patch, weighting)),
+        }
+    }
+
+    fn add(&mut self, look: Look, patch: [usize; 3], mut values: Vec<f32>) {
+        if look.mirrored {
+            mirror(&mut values, patch[0]);
+        }
+        match self {
+            Self::One(probability) => probability.paste(look.start, patch, &values),
+            Self::Many(votes) => votes.add(look.start, &values),
+        }
+    }
+
+    fn fused(self) -> Volume<f32> {
+        match self {
+            Self::One(probability) => probability,
+            Self::Many(votes) => votes.fused(),
+        }
+    }
 }
 
 /// Where to look: at all at once if that was asked for and fits, else at patches with brain in them.
@@ -187,25 +226,35 @@ fn holds_brain(brain: &Volume<u8>, start: [isize; 3], patch: [usize; 3]) -> bool
     })
 }
 
-/// Keeps the engine busy and hands the answers to `vote` in the order of the looks.
-fn compute(
+/// Keeps the engine busy and hands the answers to `vote` in the order of the looks; does something else
+/// `meanwhile`, once.
+fn compute<T>(
     study: &Study,
     run: Run<'_>,
     plan: &Plan,
     cancel: &Arc<Cancel>,
+    meanwhile: impl FnOnce() -> T,
     mut vote: impl FnMut(Look, Vec<f32>, f64),
-) -> Result<(), Error> {
+) -> Result<T, Error> {
     let under_way = 2 * run.engine.info().batch;
     let (answer, answers): (Sender<Answer>, Receiver<Answer>) = bounded(under_way);
     let mut early: BTreeMap<usize, (Vec<f32>, f64)> = BTreeMap::new();
     let (mut sent, mut voted) = (0, 0);
+    let submit = |number| {
+        run.engine
+            .submit(patch(study, run, plan, number, cancel, &answer))
+    };
+    while sent < plan.looks.len().min(under_way) {
+        submit(sent)?;
+        sent += 1;
+    }
+    let made = meanwhile();
     while voted < plan.looks.len() {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
         if sent < plan.looks.len() && sent - voted < under_way {
-            run.engine
-                .submit(patch(study, run, plan, sent, cancel, &answer))?;
+            submit(sent)?;
             sent += 1;
             continue;
         }
@@ -217,7 +266,7 @@ fn compute(
             voted += 1;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Waits for an answer; a patch that the engine dropped because of a cancellation has none.

@@ -72,20 +72,27 @@ pub(super) struct Taken {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Decodes what was sent, once it is known that the model's contrasts are there.
-pub(super) fn take(input: Input, run: Run<'_>) -> Result<Taken, Error> {
+/// Decodes what was sent, once it is known that the model's contrasts are there; the FLAIR has its `first_look` while
+/// the others are still being decoded.
+pub(super) fn take<T: Send>(
+    input: Input,
+    run: Run<'_>,
+    first_look: impl FnOnce(&Volume<f32>) -> Result<T, Error> + Send,
+) -> Result<(Taken, T), Error> {
     let wishes = &run.settings.series;
     let selection = match input {
         Input::Contrasts(files) => {
             let contrasts: Vec<Contrast> = files.iter().map(|file| file.contrast).collect();
             check_contrasts(&contrasts, run.model)?;
-            return Ok(Taken {
-                decoded: decode(files, run)?,
+            let (decoded, looked) = decode(files, run, first_look)?;
+            let taken = Taken {
+                decoded,
                 source: None,
                 also: Vec::new(),
                 series: Vec::new(),
                 warnings: Vec::new(),
-            });
+            };
+            return Ok((taken, looked));
         }
         Input::Dicom(files) => Selection::of(files, wishes, run.rules)?,
         Input::DicomZip(zip) => Selection::of_zip(&zip, wishes, run.rules)?,
@@ -93,31 +100,66 @@ pub(super) fn take(input: Input, run: Run<'_>) -> Result<Taken, Error> {
     let taken = selection.decode(wishes)?;
     let contrasts: Vec<Contrast> = taken.decoded.iter().map(|scan| scan.contrast).collect();
     check_contrasts(&contrasts, run.model)?;
-    Ok(taken)
+    let flair = taken
+        .decoded
+        .iter()
+        .find(|scan| scan.contrast == Contrast::Flair);
+    let looked = first_look(&flair.ok_or_else(|| no_flair(run))?.volume)?;
+    Ok((taken, looked))
 }
 
-fn decode(files: Vec<ContrastFile>, run: Run<'_>) -> Result<Vec<Decoded>, Error> {
-    let mut decoded: Vec<Decoded> = files
-        .into_par_iter()
-        .map(|ContrastFile { contrast, bytes }| {
-            let sha256 = hex::encode(Sha256::digest(&bytes));
-            let scan = nifti::decode(&bytes, run.limits)
-                .map_err(|reason| Error::Decode { contrast, reason })?;
-            Ok(Decoded {
-                contrast,
-                spatial: scan.header.spatial,
-                datatype: scan.header.datatype.name(),
-                affine_from: scan.placement.source.name(),
-                disagreement_mm: scan.placement.disagreement_mm,
-                orientation_known: scan.placement.source != AffineSource::Pixdim,
-                non_finite: scan.non_finite,
-                volume: scan.volume,
-                sha256,
-            })
-        })
-        .collect::<Result<_, Error>>()?;
-    decoded.sort_by_key(|d| d.contrast);
-    Ok(decoded)
+fn no_flair(run: Run<'_>) -> Error {
+    Error::Missing {
+        contrast: Contrast::Flair,
+        model: run.model.id(),
+    }
+}
+
+fn decode<T: Send>(
+    files: Vec<ContrastFile>,
+    run: Run<'_>,
+    first_look: impl FnOnce(&Volume<f32>) -> Result<T, Error> + Send,
+) -> Result<(Vec<Decoded>, T), Error> {
+    let (flair, others): (Vec<_>, Vec<_>) = files
+        .into_iter()
+        .partition(|file| file.contrast == Contrast::Flair);
+    let flair = || {
+        let file = flair.into_iter().next().ok_or_else(|| no_flair(run))?;
+        let flair = decode_one(file, run)?;
+        let looked = first_look(&flair.volume)?;
+        Ok::<_, Error>((flair, looked))
+    };
+    let others = || {
+        let decoded = others.into_par_iter().map(|file| decode_one(file, run));
+        decoded.collect::<Result<Vec<_>, Error>>()
+    };
+    let (flair, others) = rayon::join(flair, others);
+    // What is wrong with a file is said before what is wrong with what is on another one.
+    let mut decoded = others?;
+    let (flair, looked) = flair?;
+    decoded.push(flair);
+    decoded.sort_by_key(|scan| scan.contrast);
+    Ok((decoded, looked))
+}
+
+fn decode_one(
+    ContrastFile { contrast, bytes }: ContrastFile,
+    run: Run<'_>,
+) -> Result<Decoded, Error> {
+    let sha256 = hex::encode(Sha256::digest(&bytes));
+    let scan =
+        nifti::decode(&bytes, run.limits).map_err(|reason| Error::Decode { contrast, reason })?;
+    Ok(Decoded {
+        contrast,
+        spatial: scan.header.spatial,
+        datatype: scan.header.datatype.name(),
+        affine_from: scan.placement.source.name(),
+        disagreement_mm: scan.placement.disagreement_mm,
+        orientation_known: scan.placement.source != AffineSource::Pixdim,
+        non_finite: scan.non_finite,
+        volume: scan.volume,
+        sha256,
+    })
 }
 
 pub(super) fn header_warnings(decoded: &[Decoded]) -> Vec<Warning> {
@@ -157,7 +199,7 @@ pub(super) struct Unpacked {
 
 pub(super) fn unpack(
     decoded: Vec<Decoded>,
-    model: &Model,
+    run: Run<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Unpacked, Error> {
     let mut contrasts = Vec::new();
@@ -165,7 +207,7 @@ pub(super) fn unpack(
     let mut flair = None;
     for scan in decoded {
         let contrast = scan.contrast;
-        let used = model.manifest.input.contrasts.contains(&contrast);
+        let used = run.model.manifest.input.contrasts.contains(&contrast);
         contrasts.push(contrast_report(&scan, used));
         if contrast == Contrast::Flair {
             flair = Some((scan.volume, scan.spatial));
@@ -174,16 +216,12 @@ pub(super) fn unpack(
         } else {
             let detail = format!(
                 "model {} was not trained with it: it did not shape the result",
-                model.id()
+                run.model.id()
             );
             warnings.push(error::warning("contrast_not_used", Some(contrast), detail));
         }
     }
-    let missing = || Error::Missing {
-        contrast: Contrast::Flair,
-        model: model.id(),
-    };
-    let (flair, spatial) = flair.ok_or_else(missing)?;
+    let (flair, spatial) = flair.ok_or_else(|| no_flair(run))?;
     Ok(Unpacked {
         flair,
         spatial,
@@ -207,6 +245,7 @@ fn contrast_report(scan: &Decoded, used: bool) -> ContrastReport {
         coverage: 0.0,
         alignment: None,
         appearance: None,
+        bias_field: None,
     }
 }
 

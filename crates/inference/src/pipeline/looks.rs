@@ -3,6 +3,7 @@ use dawson_imaging::anatomy::Anatomy;
 use dawson_imaging::appearance::{Appearance, Look};
 use dawson_imaging::study::{Contrast, Study};
 use dawson_imaging::volume::Volume;
+use rayon::prelude::*;
 
 use super::anatomy::Told;
 use super::{Error, error};
@@ -60,12 +61,16 @@ pub(super) fn judge(
     contrasts: &mut [ContrastReport],
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
-    for image in &study.images {
-        let contrast = image.contrast;
-        let found = match contrast {
+    let found: Vec<Option<Appearance>> = study
+        .images
+        .par_iter()
+        .map(|image| match image.contrast {
             Contrast::Flair => Some(told.flair),
             _ => Appearance::on(&told.anatomy, &image.volume),
-        };
+        })
+        .collect();
+    for (image, found) in study.images.iter().zip(found) {
+        let contrast = image.contrast;
         let (Some(appearance), Some(report)) = (
             found,
             contrasts.iter_mut().find(|c| c.contrast == contrast.name()),

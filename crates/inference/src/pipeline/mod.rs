@@ -6,6 +6,7 @@
 mod account;
 mod anatomy;
 mod artifacts;
+mod bias;
 mod clock;
 mod dicom;
 mod error;
@@ -19,19 +20,20 @@ mod settings;
 use std::sync::Arc;
 
 use account::{engine_report, lesions_report, model_report, settings_report, study_report};
-use anatomy::Seen;
+use anatomy::{Shown, Told, TooLargeOr};
 pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
 pub use clock::{Progress, Stage};
 use dawson_imaging::brain::Extent;
 use dawson_imaging::dicom::{SiteRule, Source};
+use dawson_imaging::grid::Grid;
 use dawson_imaging::lesions::{CountingRule, Lesions};
 use dawson_imaging::nifti::{Limits, SpatialFields};
 use dawson_imaging::normalise::{Scale, normalise};
 use dawson_imaging::preview::Frame;
 use dawson_imaging::regions::{self, Place};
-use dawson_imaging::resample::{nearest, resample};
-use dawson_imaging::study::{self, Contrast, Study};
+use dawson_imaging::resample::resample;
+use dawson_imaging::study::{self, Contrast, Cut, Sent, Study};
 use dawson_imaging::volume::Volume;
 pub use dicom::{RulesError, Selection, series_rules};
 pub use error::{Error, engine_code, model_code, nifti_code};
@@ -227,13 +229,15 @@ fn segment(
     let mut clock = Clock::start(progress, cancel);
 
     clock.enter(Stage::Decode)?;
+    let first_look = |flair: &Volume<f32>| first_look(flair, run, cancel);
+    let (taken, (cut, shown)) = take(input, run, first_look)?;
     let Taken {
         decoded,
         source,
         also,
         series,
         mut warnings,
-    } = take(input, run)?;
+    } = taken;
     warnings.extend(header_warnings(&decoded));
 
     let Unpacked {
@@ -241,40 +245,41 @@ fn segment(
         spatial,
         mut others,
         mut contrasts,
-    } = unpack(decoded, run.model, &mut warnings)?;
+    } = unpack(decoded, run, &mut warnings)?;
 
+    // The anatomy network has the FLAIR: what can be done without its answer is done now.
     clock.enter(Stage::Align)?;
     align(&flair, &mut others, run, &mut contrasts, &mut warnings);
+    let beside = Beside::lay(cut, others)?;
 
     clock.enter(Stage::Anatomy)?;
-    let cut = study::cut(&flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
-    let Seen {
-        cut,
-        anatomy: told,
-        network_s: anatomy_network_s,
-    } = anatomy::see(&flair, cut, run, cancel, &mut warnings)?;
+    let told = anatomy::hear(shown, run, cancel, &mut warnings)?;
 
     clock.enter(Stage::Assemble)?;
-    let mut study = cut.assemble(others).map_err(Error::Study)?;
+    let mut study = beside.study(told.as_ref())?;
     describe_placement(&study, &mut contrasts, &mut warnings);
     if let Some(told) = &told {
         looks::judge(told, &study, &mut contrasts, &mut warnings)?;
     }
+    let anatomy_network_s = told.as_ref().map_or(0.0, |told| told.network_s);
     let anatomy = told
         .filter(|told| told.is_believed)
         .map(|told| told.anatomy);
 
     clock.enter(Stage::Normalise)?;
+    if let Some(anatomy) = &anatomy {
+        bias::even_out(&mut study, anatomy, &mut contrasts, &mut warnings);
+    }
     let scale = normalise_all(&mut study, run.model)?;
     let frame = frame(&study, scale);
 
     clock.enter(Stage::Infer)?;
-    let inferred = infer::probability(&study, run, clock.progress, cancel)?;
+    let meanwhile = || quality::look(&flair, &study);
+    let (inferred, seen) = infer::probability(&study, run, meanwhile, clock.progress, cancel)?;
     warnings.extend(inferred.warning.clone());
 
     clock.enter(Stage::Restore)?;
-    let (mut probability, _) = resample(&inferred.probability, flair.grid(), 0.0);
-    to_steps(&mut probability);
+    let probability = restored(&inferred.probability, flair.grid());
 
     clock.enter(Stage::Count)?;
     let rule = CountingRule {
@@ -285,19 +290,16 @@ fn segment(
     let places = anatomy
         .as_ref()
         .map_or_else(Vec::new, |anatomy| regions::places(&lesions, anatomy));
-    let foreground = nearest(&study.brain, flair.grid(), 0);
-    let seen = quality::flag(
+    quality::flag(
         &quality::Looked {
-            flair: &flair,
-            foreground: &foreground,
-            extent: study.extent,
+            seen: &seen,
             probability: &probability,
             lesions: &lesions,
-            threshold: run.settings.threshold,
+            threshold: rule.threshold,
         },
         &mut warnings,
     );
-    let brain = (study.extent != Extent::Head).then_some(foreground);
+    let brain = (study.extent != Extent::Head).then_some(seen.foreground);
     let settings = run.settings;
     warnings.extend(anatomy::missing_outputs(settings, anatomy.as_ref()));
     warnings.extend(artifacts::missing_objects(settings, source.as_ref()));
@@ -307,7 +309,7 @@ fn segment(
         schema: SCHEMA.to_owned(),
         model: model_report(&run.model.manifest.heading),
         engine: engine_report(run),
-        study: study_report(&study, contrasts, series, seen),
+        study: study_report(&study, contrasts, series, seen.figures),
         settings: settings_report(run.settings, &inferred),
         lesions: lesions_report(&lesions, &places, rule),
         anatomy: anatomy
@@ -336,15 +338,66 @@ fn segment(
     })
 }
 
+/// Cuts the FLAIR to the brain or head, and shows it to the anatomy network.
+fn first_look<'a>(
+    flair: &Volume<f32>,
+    run: Run<'a>,
+    cancel: &Arc<Cancel>,
+) -> Result<(Cut, Option<TooLargeOr<Shown<'a>>>), Error> {
+    let cut = study::cut(flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
+    let shown = anatomy::show(flair, cut.extent(), run, cancel)?;
+    Ok((cut, shown))
+}
+
+/// The contrasts beside the FLAIR, laid there or waiting for its brain to be found.
+enum Beside {
+    Laid(Study),
+    Waiting(Cut, Vec<Sent>),
+}
+
+impl Beside {
+    /// What the sender stripped is believed, so its box is known; a head's is told by the anatomy network.
+    fn lay(cut: Cut, others: Vec<Sent>) -> Result<Self, Error> {
+        if cut.extent() == Extent::Brain {
+            let study = cut.assemble(others).map_err(Error::Study)?;
+            Ok(Self::Laid(study))
+        } else {
+            Ok(Self::Waiting(cut, others))
+        }
+    }
+
+    /// The study; of a head, in the box of the brain that was found in it.
+    fn study(self, told: Option<&Told>) -> Result<Study, Error> {
+        match (self, told) {
+            (Self::Laid(study), _) => Ok(study),
+            (Self::Waiting(cut, others), Some(told)) if told.is_believed => cut
+                .extracted(&told.anatomy.brain)
+                .and_then(|cut| cut.assemble(others))
+                .map_err(Error::Study),
+            (Self::Waiting(cut, others), _) => cut.assemble(others).map_err(Error::Study),
+        }
+    }
+}
+
 /// Probabilities are given in steps of 2⁻¹⁴: finer ones mean nothing, and files of them are five times
 /// as large.
 const STEPS: f32 = 16384.0;
 
-fn to_steps(probability: &mut Volume<f32>) {
+/// The probability on the FLAIR's own grid, in steps.
+fn restored(probability: &Volume<f32>, flair: &Grid) -> Volume<f32> {
+    let (mut probability, _) = resample(probability, flair, 0.0);
     let samples = probability.samples_mut();
     samples
         .par_iter_mut()
-        .for_each(|p| *p = (*p * STEPS).round() / STEPS);
+        .with_min_len(1 << 16)
+        .for_each(|p| *p = rounded(*p * STEPS) / STEPS);
+    probability
+}
+
+/// `value.round()` for what is not negative and small, without a call for each voxel.
+fn rounded(value: f32) -> f32 {
+    let whole = value as u32 as f32;
+    whole + f32::from(u8::from(value - whole >= 0.5))
 }
 
 /// Scales every contrast; returns what was found for the FLAIR, which is the first.

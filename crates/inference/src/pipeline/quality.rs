@@ -5,6 +5,8 @@
 use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::Lesions;
 use dawson_imaging::noise;
+use dawson_imaging::resample::nearest;
+use dawson_imaging::study::Study;
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
 
@@ -30,15 +32,12 @@ const LEAST_SIGNAL_TO_NOISE: f64 = 10.0;
 /// More ghost than this share of the brain's signal. The American College of Radiology allows 0.025 of a phantom.
 const MOST_GHOSTING: f64 = 0.025;
 
-/// What is looked at, all on the FLAIR's own grid.
-pub(super) struct Looked<'a> {
-    pub(super) flair: &'a Volume<f32>,
-    /// The brain, or the head.
-    pub(super) foreground: &'a Volume<u8>,
+/// What can be seen of the FLAIR without its lesions.
+pub(super) struct Seen {
+    /// The brain, or the head, on the FLAIR's own grid.
+    pub(super) foreground: Volume<u8>,
     pub(super) extent: Extent,
-    pub(super) probability: &'a Volume<f32>,
-    pub(super) lesions: &'a Lesions,
-    pub(super) threshold: f32,
+    pub(super) figures: Figures,
 }
 
 /// The figures that were found.
@@ -48,11 +47,42 @@ pub(super) struct Figures {
     pub(super) ghosting: Option<f64>,
 }
 
-pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) -> Figures {
+/// What is looked at, all on the FLAIR's own grid.
+pub(super) struct Looked<'a> {
+    pub(super) seen: &'a Seen,
+    pub(super) probability: &'a Volume<f32>,
+    pub(super) lesions: &'a Lesions,
+    pub(super) threshold: f32,
+}
+
+/// Looks at the FLAIR, with its brain or head laid on its own grid.
+pub(super) fn look(flair: &Volume<f32>, study: &Study) -> Seen {
+    let foreground = nearest(&study.brain, flair.grid(), 0);
+    figures(flair, foreground, study.extent)
+}
+
+fn figures(flair: &Volume<f32>, foreground: Volume<u8>, extent: Extent) -> Seen {
+    // Air that a sender cut away says nothing; nor does the head's box where no brain is known.
+    let is_air_there = extent == Extent::Extracted;
+    let ghosting = is_air_there.then(|| noise::ghosting(flair, &foreground));
+    let figures = Figures {
+        signal_to_noise: noise::signal_to_noise(flair, &foreground),
+        ghosting: ghosting.flatten(),
+    };
+    Seen {
+        foreground,
+        extent,
+        figures,
+    }
+}
+
+/// Warns of what was found.
+pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) {
+    let seen = looked.seen;
     let mut flag = |code: &'static str, detail: String| {
         warnings.push(error::warning(code, None, detail));
     };
-    let mut spacing = looked.flair.grid().spacing_mm();
+    let mut spacing = seen.foreground.grid().spacing_mm();
     spacing.sort_by(f64::total_cmp);
     let [_, in_plane, slices] = spacing;
     if slices > THICKEST_MM {
@@ -65,7 +95,7 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) -> Figures 
         let detail = format!("voxels of {in_plane:.1} mm in plane: about 1 mm is recommended");
         flag("coarse_voxels", detail);
     }
-    let brain = Some(looked.foreground).filter(|_| looked.extent != Extent::Head);
+    let brain = Some(&seen.foreground).filter(|_| seen.extent != Extent::Head);
     if let Some(side) = brain.and_then(cut_off) {
         let detail =
             format!("the brain reaches the {side} face of the FLAIR: a part of it was not scanned");
@@ -99,7 +129,10 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) -> Figures 
         );
         flag("undecided", detail);
     }
-    let signal_to_noise = noise::signal_to_noise(looked.flair, looked.foreground);
+    let Figures {
+        signal_to_noise,
+        ghosting,
+    } = seen.figures;
     if let Some(ratio) = signal_to_noise.filter(|ratio| *ratio < LEAST_SIGNAL_TO_NOISE) {
         let detail = format!(
             "the brain's signal is {ratio:.1} times the noise, at least {LEAST_SIGNAL_TO_NOISE} is wanted: small \
@@ -107,10 +140,6 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) -> Figures 
         );
         flag("noisy", detail);
     }
-    // Air that a sender cut away says nothing; nor does the head's box where no brain is known.
-    let ghosting = brain
-        .filter(|_| looked.extent == Extent::Extracted)
-        .and_then(|brain| noise::ghosting(looked.flair, brain));
     if let Some(share) = ghosting.filter(|share| *share > MOST_GHOSTING) {
         let detail = format!(
             "the air beside the head is brighter than off it by {:.1} % of the brain's signal: ghosts of the head, \
@@ -118,10 +147,6 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) -> Figures 
             share * 100.0
         );
         flag("ghosting", detail);
-    }
-    Figures {
-        signal_to_noise,
-        ghosting,
     }
 }
 
@@ -198,9 +223,7 @@ mod tests {
         let lesions = Lesions::find(&probability, rule);
         let mut warnings = Vec::new();
         let looked = Looked {
-            flair: &flair,
-            foreground: &brain,
-            extent: Extent::Brain,
+            seen: &figures(&flair, brain, Extent::Brain),
             probability: &probability,
             lesions: &lesions,
             threshold: 0.5,
