@@ -45,11 +45,12 @@ def start_from(net: FCDenseNet, path: Path) -> None:
     net.load_state_dict(checkpoint["average"])
 
 
-def keep(source: Path, target: Path, names: tuple[str, ...] = ("weights", "average")) -> None:
-    """Writes what is kept of a run, in half precision; an average alone cannot be trained on."""
+def keep(source: Path, target: Path) -> None:
+    """Writes what is kept of a run: its average in half precision, to judge and to begin from."""
     checkpoint = load_weights(source)
-    half = {name: {key: tensor.half() if tensor.is_floating_point() else tensor
-                   for key, tensor in checkpoint[name].items()} for name in names}
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor
+            for key, tensor in checkpoint["average"].items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    said = {key: value for key, value in checkpoint.items() if key not in ("weights", "average")}
-    torch.save({**said, **half}, target)
+    said = {key: value for key, value in checkpoint.items()
+            if key not in ("weights", "average", "optimiser", "random")}
+    torch.save({**said, "average": half}, target)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from arrays import Array, Rng, Shape, blur
-from mottle import faded, mottle
+from mottle import as_real
 from normalise import MISSING, OUTSIDE
 from pool import label_of, paths_of
 from recipe import LESION_BIT, Recipe
@@ -88,10 +88,7 @@ class PatchSource:
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
         plan, contrasts = self.recipe.patches, (len(patch), 1, 1, 1)
         hidden = patch <= OUTSIDE if self.recipe.task == "lesion" else patch == 0
-        if any(plan.fade):
-            patch = faded(patch, classes, plan.fade, rng)
-        if any(plan.mottle) or any(plan.spots):
-            patch = patch + mottle(classes, plan.mottle, plan.spots, rng)
+        patch = as_real(patch, classes, plan, rng)
         patch = patch * np.exp(rng.uniform(-plan.scale, plan.scale, contrasts)).astype(np.float32)
         patch = patch + rng.normal(0, plan.offset, contrasts).astype(np.float32)
         if any(plan.darker):

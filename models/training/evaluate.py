@@ -150,7 +150,7 @@ def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule) -> None:
 
 def tune(net: FCDenseNet, pool: Path) -> None:
     """The rule with the best mean DSC less false volume, and the temperature of the logits."""
-    rules = [Rule(threshold, min_ml) for threshold in (0.3, 0.4, 0.5, 0.6, 0.7)
+    rules = [Rule(threshold, min_ml) for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
              for min_ml in (0.003, 0.006, 0.01)]
     score: dict[Rule, list[float]] = defaultdict(list)
     logits, truths = [], []

@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arrays import Array, Rng
+from mottle import as_real
+from normalise import CLIP, OUTSIDE
 from pool import Sources, paths_of, wait_while_paused
-from recipe import Recipe, read_recipe
+from recipe import Patches, Recipe, read_recipe
 from synthesis import Grade, prepare, synthetic_sample
 
 LOADS_ML = (0.3, 1.0, 3.0, 10.0, 30.0, 70.0)
@@ -29,6 +32,13 @@ def grades(each: int, lesion_free: int) -> list[Grade]:
     loaded = [Grade(load_ml, slices_mm)
               for load_ml in LOADS_ML for slices_mm in SLICES_MM for _ in range(each)]
     return loaded + [Grade(0.0, SLICES_MM[n % 2]) for n in range(lesion_free)]
+
+
+def textured(image: Array, label: Array, plan: Patches, rng: Rng) -> Array:
+    """The head as patches of it are seen in training, so that thresholds fit what looks real."""
+    changed = as_real(image.astype(np.float32), label, plan, rng)
+    changed[image <= OUTSIDE] = OUTSIDE
+    return np.clip(changed, *CLIP).astype(np.float16)
 
 
 def fill_graded(recipe: Recipe, wanted: list[Grade], given: argparse.Namespace) -> None:
@@ -45,6 +55,8 @@ def fill_graded(recipe: Recipe, wanted: list[Grade], given: argparse.Namespace) 
             continue
         image, label = synthetic_sample(heads[n % len(heads)], bank, recipe.pool.shape,
                                         np.random.default_rng((given.seed, n)), grade)
+        if not given.clean:
+            image = textured(image, label, recipe.patches, np.random.default_rng((given.seed, n, 1)))
         np.save(label_path, label)
         np.save(image_path, image)
         print(f"sample {n}: wanted {grade.load_ml} ml, has {(label >> 7).sum() / 1000:.2f} ml",
@@ -60,6 +72,8 @@ def main() -> None:
     options.add_argument("--each", type=int, default=5)
     options.add_argument("--lesion-free", type=int, default=20)
     options.add_argument("--seed", type=int, default=8)
+    options.add_argument("--clean", action="store_true",
+                         help="without the texture that the recipe gives to patches")
     options.add_argument("--pause-file", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)

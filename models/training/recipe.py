@@ -73,6 +73,12 @@ class Patches:
     below 0 where it darkens what it brightens in FLAIR."""
     spots: tuple[float, ...] = ()
     """The most by which spots that are no lesions stand out of such tissue in each contrast."""
+    cortex: tuple[float, ...] = ()
+    """The most by which the cortex of a label map is brighter in places, contrast by contrast."""
+    fluid: tuple[float, ...] = ()
+    """The same for its fluid."""
+    dark: tuple[float, ...] = ()
+    """The most by which vessels and dura darken both, contrast by contrast."""
     noise: float = 0.0
     """The most by which single voxels are disturbed (standard deviation)."""
     drop: tuple[float, ...] = (0.0,)
@@ -118,9 +124,10 @@ class Recipe:
             if edge % self.network.multiple:
                 raise RecipeError(
                     f"a patch edge of {edge} is no multiple of {self.network.multiple}")
-        for name in ("drop", "ramp", "darker", "fade", "mottle", "spots"):
+        optional_names = ("fade", "mottle", "spots", "cortex", "fluid", "dark")
+        for name in ("drop", "ramp", "darker", *optional_names):
             given = len(getattr(self.patches, name))
-            optional = name in ("fade", "mottle", "spots")
+            optional = name in optional_names
             if given != self.network.inputs and not (optional and given == 0):
                 raise RecipeError(f"{name} has {given} entries for {self.network.inputs} contrasts")
 

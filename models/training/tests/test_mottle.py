@@ -1,4 +1,4 @@
-"""Texture and spots: where they may be, how strong, and that one seed makes one of them."""
+"""Texture, spots, uneven cortex and fluid: where they may be, how strong, one for each seed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from arrays import Array
-from mottle import faded, mottle
-from recipe import LESION_BIT, UNKNOWN
+from graded import textured
+from mottle import as_real, faded, mottle, uneven
+from normalise import CLIP, OUTSIDE
+from recipe import LESION_BIT, UNKNOWN, Patches
 
 TEXTURE, SPOTS = (0.4, -0.3, 0.4), (0.9, -0.4, 0.8)
-WHITE, FLUID = 1, 3
+BACKGROUND, WHITE, CORTEX, FLUID, DEEP = range(5)
+BRIGHT_CORTEX, BRIGHT_FLUID, DARK = (0.0, 0.0, 2.0), (0.0, 0.0, 5.0), (1.0, 1.0, 2.5)
+PLAN = Patches((32, 32, 32), fade=(0.5, 0.4, 0.5), mottle=TEXTURE, spots=SPOTS, cortex=BRIGHT_CORTEX,
+               fluid=BRIGHT_FLUID, dark=DARK)
 
 
 def gained(label: Array, texture: tuple[float, ...] = TEXTURE, spots: tuple[float, ...] = SPOTS,
@@ -69,3 +74,53 @@ def test_a_faded_lesion_keeps_its_side_of_what_is_normal_and_nothing_else_change
         assert (t2w >= 0.5).all()
         changed += (after != patch).any((1, 2, 3))
     assert ((changed > 0) & (changed < 10)).all()
+
+
+@pytest.mark.parametrize(("label", "most", "least"), [
+    (BACKGROUND, 0, -2.5), (CORTEX, 2.0, -2.5), (FLUID, 5.0, -2.5), (WHITE, 0, 0), (DEEP, 0, 0),
+    (UNKNOWN, 0, 0)])
+def test_cortex_and_fluid_reach_higher_in_t2w_and_lower_with_what_lies_beyond(
+    label: int, most: float, least: float
+) -> None:
+    gains = np.stack([uneven(full_of(label), BRIGHT_CORTEX, BRIGHT_FLUID, DARK,
+                             np.random.default_rng(seed)) for seed in range(20)])
+    for contrast, darkest in ((0, -1.0), (1, -1.0), (2, -2.5)):
+        assert gains[:, contrast].min() >= max(least, darkest)
+        assert gains[:, contrast].max() <= (most if contrast == 2 else 0)
+    assert gains.max() >= 0.5 * most
+    assert gains.min() <= 0.5 * least
+
+
+def test_what_is_uneven_leaves_lesions_alone() -> None:
+    label = full_of(FLUID)
+    label[8:24, 8:24, 8:24] |= 1 << LESION_BIT
+    gained = uneven(label, BRIGHT_CORTEX, BRIGHT_FLUID, DARK, np.random.default_rng(0))
+    assert gained.any()
+    assert not gained[:, 10:22, 10:22, 10:22].any()
+
+
+def test_real_lesions_fade_towards_the_tissue_around_them() -> None:
+    label = full_of(UNKNOWN)
+    label[8:24, 8:24, 8:24] |= 1 << LESION_BIT
+    lesion = label >> LESION_BIT > 0
+    patch = np.stack([np.where(lesion, sick, 0.5) for sick in (3.0, -1.0, 2.0)]).astype(np.float32)
+    after = faded(patch, label, (0.0, 0.0, 1.0), np.random.default_rng(0))
+    assert (after[:2] == patch[:2]).all()
+    assert (after[2][~lesion] == 0.5).all()
+    assert 0.5 <= after[2][lesion].mean() < 2.0
+
+
+def test_a_head_to_be_judged_on_has_texture_within_the_brain_alone() -> None:
+    label = full_of(WHITE)
+    label[:4] = BACKGROUND
+    image = np.zeros((3, 32, 32, 32), np.float16)
+    image[:, :4] = OUTSIDE
+    changed = textured(image, label, PLAN, np.random.default_rng(0))
+    assert (changed[:, :4] == OUTSIDE).all()
+    assert (changed[:, 4:].std((1, 2, 3)) > 0.01).all()
+    assert CLIP[0] <= changed.min() <= changed.max() <= CLIP[1]
+
+
+def test_a_recipe_without_texture_changes_nothing() -> None:
+    image = np.ones((3, 32, 32, 32), np.float32)
+    assert as_real(image, full_of(CORTEX), Patches((32, 32, 32)), np.random.default_rng(0)) is image
