@@ -1,7 +1,8 @@
 """How samples become what a network sees; the service does the same, from `model.toml`.
 
-Before it the service divides a contrast by its bias field where that spans more than 0.42 (docs/method.md, 4a). Training
-does not: the fields of `synthesis.py` and of the labelled scans are weaker.
+Before it the service divides a contrast by its bias field where that spans more than 0.42
+(docs/method.md, 4a). Training does not: the fields of `synthesis.py` and of the labelled scans are
+weaker.
 """
 
 from __future__ import annotations

@@ -4,23 +4,31 @@
 //! who brought images of it is still there, or when somebody says so. An image that comes later makes a new
 //! revision of the whole study; the same images again make nothing. What is here is also on the disk
 //! ([`ArrivingStudies`]): after a restart the studies are where they were.
+mod session;
+mod study;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use dawson_imaging::dicom::{self, Head, Limits};
 use dawson_inference::problem::Code;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::rules::{Rules, Words};
+pub use session::Session;
+use study::{Study, resumed, sees_study, sent, words_of};
+
+use super::rules::Rules;
 use crate::jobs::{self, JobId, Jobs, STUDY, Sees, Submission, Upload};
-use crate::store::{About, ArrivingStudies, ArrivingStudy, KeptImage, Priority, Sent, StoredFile};
+use crate::store::{About, ArrivingStudies, KeptImage, Priority, StoredFile};
 use crate::{files, telemetry};
 
 /// How often studies are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Every so many looks, studies that are done with are looked for.
+const FORGET_EACH: u64 = 8;
 /// The wait after a study could not be taken now, but may be later.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -118,92 +126,6 @@ pub struct Sender {
     pub owner: Option<String>,
     /// The application entity, if one sends.
     pub calling_ae_title: Option<String>,
-}
-
-#[derive(Debug)]
-struct Study {
-    about: About,
-    images: BTreeMap<String, KeptImage>,
-    /// Images that are being written.
-    writing: BTreeSet<String>,
-    words: Words,
-    conflicts: usize,
-    /// Those who brought images of it and are still there.
-    open: usize,
-    /// When its first image came that no job has.
-    first: Instant,
-    last: Instant,
-    /// Not looked at before this.
-    not_before: Option<Instant>,
-    /// Somebody said that it is whole.
-    asked: bool,
-    /// It is being made a job.
-    leaving: bool,
-    /// Its files are being removed.
-    removing: bool,
-    stage: Stage,
-}
-
-impl Study {
-    fn new(about: About) -> Self {
-        let now = Instant::now();
-        Self {
-            about,
-            images: BTreeMap::new(),
-            writing: BTreeSet::new(),
-            words: Words::default(),
-            conflicts: 0,
-            open: 0,
-            first: now,
-            last: now,
-            not_before: None,
-            asked: false,
-            leaving: false,
-            removing: false,
-            stage: Stage::Arriving,
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.images.values().map(|image| image.bytes).sum()
-    }
-
-    /// Stands for its images.
-    fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for (name, image) in &self.images {
-            hash.update(name.as_bytes());
-            hash.update(image.sha256);
-        }
-        hex::encode(hash.finalize())
-    }
-
-    fn is_due(&self, config: &InboxConfig) -> bool {
-        let quiet = self.open == 0 && self.last.elapsed() >= config.quiet;
-        self.stage == Stage::Arriving
-            && !self.images.is_empty()
-            && self.writing.is_empty()
-            && !self.leaving
-            && self.not_before.is_none_or(|at| at <= Instant::now())
-            && (self.asked || quiet || self.first.elapsed() >= config.longest)
-    }
-
-    /// Whether nothing is done with it and nothing is to be done.
-    fn is_idle(&self) -> bool {
-        let quiet = self.open == 0 && self.writing.is_empty();
-        quiet && !self.leaving && !self.removing && self.stage != Stage::Arriving
-    }
-
-    fn told(&self) -> Arrival {
-        Arrival {
-            study_instance_uid: self.about.study_instance_uid.clone(),
-            images: self.images.len(),
-            bytes: self.bytes(),
-            conflicts: self.conflicts,
-            revision: self.about.sent.as_ref().map_or(0, |sent| sent.revision),
-            stage: self.stage.clone(),
-        }
-    }
 }
 
 /// The studies that arrive.
@@ -337,8 +259,12 @@ impl Inbox {
 
     /// Makes studies that are whole jobs, and forgets those that are done with, until it is aborted.
     pub async fn run(self: Arc<Self>) {
-        loop {
-            self.look().await;
+        for turn in 0_u64.. {
+            self.send_what_is_due().await;
+            // Each asks the store about a job: not as often.
+            if turn % FORGET_EACH == 0 {
+                self.forget_what_is_done_with().await;
+            }
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
@@ -346,7 +272,7 @@ impl Inbox {
         }
     }
 
-    async fn look(&self) {
+    async fn send_what_is_due(&self) {
         let due: Vec<String> = {
             let mut studies = self.studies();
             let due = studies
@@ -361,6 +287,9 @@ impl Inbox {
         for key in due {
             self.send(&key).await;
         }
+    }
+
+    async fn forget_what_is_done_with(&self) {
         for key in self.done_with().await {
             self.forget(&key).await;
         }
@@ -567,170 +496,4 @@ impl Inbox {
             Err(Refused::Jobs(jobs::Error::Store(error)))
         })
     }
-}
-
-/// Somebody who brings images. While one is there, the studies it brought images of are not whole.
-#[derive(Debug)]
-pub struct Session {
-    inbox: Arc<Inbox>,
-    sender: Sender,
-    /// The study that all of its images are of, if that was said.
-    only: Option<String>,
-    touched: BTreeSet<String>,
-}
-
-impl Session {
-    /// From now on images of other studies are refused.
-    #[must_use]
-    pub fn of_study(mut self, study_instance_uid: &str) -> Self {
-        self.only = Some(study_instance_uid.to_owned());
-        self
-    }
-
-    /// Keeps an image whose file is written and synced at `path`; if it is kept, the file is moved away. It is on
-    /// the disk after this. `announced` are the class and the instance that it was announced as.
-    ///
-    /// # Errors
-    /// [`Refused`]
-    pub async fn keep(
-        &mut self,
-        path: PathBuf,
-        announced: Option<(&str, &str)>,
-    ) -> Result<(Kept, Head), Refused> {
-        let inbox = Arc::clone(&self.inbox);
-        let (head, image) = inbox.checked(path.clone()).await?;
-        let found = (head.sop_class_uid.as_str(), head.sop_instance_uid.as_str());
-        if announced.is_some_and(|announced| announced != found) {
-            return Err(Refused::Mismatch);
-        }
-        let only = self.only.as_ref();
-        if only.is_some_and(|only| *only != head.study_instance_uid) {
-            return Err(Refused::OtherStudy);
-        }
-        inbox.check_disk(image.bytes)?;
-        let owner = self.sender.owner.as_deref();
-        let key = ArrivingStudies::key(&head.study_instance_uid, owner);
-        let name = ArrivingStudies::image(&head.sop_instance_uid);
-        let about = {
-            let mut studies = inbox.studies();
-            let study = studies.entry(key.clone()).or_insert_with(|| {
-                Study::new(About {
-                    study_instance_uid: head.study_instance_uid.clone(),
-                    owner: self.sender.owner.clone(),
-                    calling_ae_title: self.sender.calling_ae_title.clone(),
-                    sent: None,
-                })
-            });
-            if study.removing {
-                return Err(Refused::Busy);
-            }
-            if self.touched.insert(key.clone()) {
-                study.open += 1;
-            }
-            study.last = Instant::now();
-            if let Some(there) = study.images.get(&name) {
-                if there.sha256 == image.sha256 {
-                    return Ok((Kept::Same, head));
-                }
-                study.conflicts += 1;
-                return Ok((Kept::Conflict, head));
-            }
-            let limits = inbox.config.limits;
-            let bytes = study.bytes().saturating_add(image.bytes);
-            if study.images.len() >= limits.max_files || bytes > limits.max_study_bytes as u64 {
-                return Err(Refused::StudyFull);
-            }
-            if !study.writing.insert(name.clone()) {
-                return Err(Refused::Busy);
-            }
-            study.images.is_empty().then(|| study.about.clone())
-        };
-        let written = async {
-            if let Some(about) = &about {
-                inbox.files.describe(&key, about).await?;
-            }
-            inbox.files.keep(&key, &name, &path).await
-        };
-        let written = written.await;
-        let mut studies = inbox.studies();
-        if let Some(study) = studies.get_mut(&key) {
-            study.writing.remove(&name);
-            if written.is_ok() {
-                let words = (&head.study_description, &head.series_description);
-                study.words.add(words.0, words.1, &head.body_part);
-                study.images.insert(name, image);
-                study.last = Instant::now();
-                if study.stage != Stage::Arriving {
-                    study.stage = Stage::Arriving;
-                    study.first = study.last;
-                }
-            }
-        }
-        drop(studies);
-        written.map_err(jobs::Error::Store)?;
-        telemetry::image_arrived(image.bytes);
-        Ok((Kept::New, head))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let mut studies = self.inbox.studies();
-        for key in &self.touched {
-            if let Some(study) = studies.get_mut(key) {
-                study.open = study.open.saturating_sub(1);
-                study.last = Instant::now();
-            }
-        }
-    }
-}
-
-fn sees_study(sees: &Sees, study: &Study) -> bool {
-    match sees {
-        Sees::All => true,
-        Sees::Own(owner) => study.about.owner.as_ref() == Some(owner),
-    }
-}
-
-fn sent(about: &About, job: JobId, digest: String) -> Sent {
-    let before = about.sent.as_ref().map_or(0, |sent| sent.revision);
-    Sent {
-        job: job.to_string(),
-        digest,
-        revision: before + 1,
-    }
-}
-
-/// A study that a process before this one had received.
-fn resumed(found: ArrivingStudy, words: Words) -> Study {
-    let age = SystemTime::now().duration_since(found.newest);
-    let last = Instant::now().checked_sub(age.unwrap_or_default());
-    let mut study = Study::new(found.about);
-    study.images = found.images;
-    study.words = words;
-    study.last = last.unwrap_or(study.last);
-    study.first = study.last;
-    if let Some(sent) = &study.about.sent
-        && sent.digest == study.digest()
-        && let Ok(job) = sent.job.parse()
-    {
-        study.stage = Stage::Sent(job);
-    }
-    study
-}
-
-fn words_of(paths: &[PathBuf], limits: &Limits) -> Words {
-    let mut words = Words::default();
-    for path in paths {
-        if let Ok(bytes) = files::read(path)
-            && let Ok(head) = Head::read(&bytes, limits)
-        {
-            words.add(
-                &head.study_description,
-                &head.series_description,
-                &head.body_part,
-            );
-        }
-    }
-    words
 }

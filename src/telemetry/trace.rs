@@ -26,6 +26,14 @@ use crate::store::JobId;
 /// The most jobs whose request's trace is remembered while they wait.
 const REMEMBERED: usize = 1024;
 
+/// Crates whose lines quote what stands in files and messages of strangers: they say nothing.
+const QUOTING: [&str; 4] = [
+    "dicom_encoding=off",
+    "dicom_object=off",
+    "dicom_parser=off",
+    "dicom_ul=off",
+];
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -89,6 +97,10 @@ impl Log {
             }
             _ => config.filter,
         };
+        let filter = QUOTING
+            .iter()
+            .filter_map(|silent| silent.parse().ok())
+            .fold(filter, EnvFilter::add_directive);
         let lines = fmt::layer().with_writer(std::io::stderr);
         let lines = match config.format {
             Format::Text => lines.boxed(),

@@ -209,9 +209,13 @@ def test_a_patient_is_nowhere_but_in_dicom_objects(head, tmp_path):
         canaries.append(tmp_path / file.name)
         data.save_as(canaries[-1])
     assert set(send(port, canaries)) == {0}
-    broken = tmp_path / "broken.dcm"
+    # What is broken is quoted by nobody: cut off, and in a character set that is none.
+    broken, strange = tmp_path / "broken.dcm", tmp_path / "strange.dcm"
     broken.write_bytes(canaries[0].read_bytes()[:-100])
-    send(port, [broken])
+    content = canaries[1].read_bytes()
+    assert content.count(b"ISO_IR 192") == 1
+    strange.write_bytes(content.replace(b"ISO_IR 192", b"51c0ffee  "))
+    send(port, [broken, strange])
     job = wait_for_job(service)
     texts = {"metrics": service.call("GET", "/metrics")[1], "job": json.dumps(job).encode(),
              "log": service.log.read_bytes()}
