@@ -236,6 +236,15 @@ fn stand_at_zero() {
     for outcome in ["told", "failed", "given_up"] {
         counter!("dawson_callbacks_total", "outcome" => outcome).increment(0);
     }
+    for outcome in ["stored", "warning", "no_room", "refused"] {
+        counter!("dawson_images_answered_total", "outcome" => outcome).increment(0);
+    }
+    for outcome in ["accepted", "rejected", "aborted", "too_many"] {
+        counter!("dawson_associations_total", "outcome" => outcome).increment(0);
+    }
+    for outcome in ["sent", "not_routed", "refused"] {
+        counter!("dawson_studies_arrived_total", "outcome" => outcome).increment(0);
+    }
     for code in Code::ALL {
         counter!("dawson_jobs_ended_total", "state" => "failed", "code" => code.name())
             .increment(0);
