@@ -10,10 +10,13 @@ use axum::body::{Body, to_bytes};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{Request, StatusCode};
 use dawson::http::{AccessConfig, HttpConfig, MetricsAccess, Pace, read_options, router};
-use dawson::jobs::{CallbackConfig, Jobs, JobsConfig, Parts, Places, open_store};
+use dawson::jobs::{
+    CallbackConfig, FilingConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store,
+};
+use dawson::pacs::{Inbox, InboxConfig, Rules};
+use dawson_imaging::dicom;
 use dawson_imaging::nifti::Limits;
-use dawson_inference::engine::{Engine, EngineConfig, unobserved};
-use dawson_inference::models::Registry;
+use dawson_inference::engine::{Engine, EngineConfig, Precision, unobserved};
 use dawson_inference::pipeline::Segmenter;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
@@ -44,11 +47,12 @@ impl Idle {
             queue: NonZeroUsize::MIN,
             observer: unobserved,
         };
-        let jobs = Jobs::new(Parts {
+        let segmenter = Segmenter::new(Engine::start(&engine).unwrap(), Limits::CLINICAL);
+        let models = root.join("tests/fixtures/models");
+        let jobs = Arc::new(Jobs::new(Parts {
             store,
             files,
-            segmenter: Segmenter::new(Engine::start(&engine).unwrap(), Limits::CLINICAL),
-            registry: Registry::open(&root.join("tests/fixtures/models")).unwrap(),
+            networks: Networks::open(models, Precision::F32, segmenter).unwrap(),
             default_model: "tiny-lesion".to_owned(),
             read_options,
             config: JobsConfig {
@@ -63,9 +67,17 @@ impl Idle {
                 keep_inputs: false,
                 grace: Duration::ZERO,
                 callbacks: CallbackConfig::default(),
-                filing: Default::default(),
+                filing: FilingConfig::default(),
             },
-        });
+        }));
+        let inbox = InboxConfig {
+            quiet: Duration::from_secs(1),
+            longest: Duration::from_secs(1),
+            late: Duration::from_secs(1),
+            limits: dicom::Limits::CLINICAL,
+        };
+        let inbox = Inbox::open(Arc::clone(&jobs), Rules::default(), inbox);
+        let inbox = Arc::new(runtime.block_on(inbox).unwrap());
         let config = HttpConfig {
             max_body_bytes: 1 << 20,
             pace: Pace {
@@ -73,6 +85,7 @@ impl Idle {
                 min_bytes_per_s: 1024,
             },
             max_parts: 8,
+            max_dicom_parts: 8,
             max_part_bytes: 1 << 16,
             max_part_header_bytes: 1 << 10,
             max_options_bytes: 1 << 12,
@@ -89,7 +102,7 @@ impl Idle {
         };
         Self {
             runtime,
-            router: router(Arc::new(jobs), config, None),
+            router: router(jobs, inbox, config, None),
             state,
         }
     }
