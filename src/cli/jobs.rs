@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::serve::{ServiceArgs, runtime};
 use super::{Failure, print_json};
-use crate::jobs::{self, Delivery, DeliveryState, Desk, Job, JobId, Page, Places, State, time};
+use crate::jobs::{self, Delivery, Desk, Job, JobId, Page, Places, State, time};
 
 /// What to do with the jobs of a service.
 #[derive(Debug, ClapArgs)]
@@ -94,13 +94,12 @@ struct DeliveryRow {
 
 impl From<Delivery> for DeliveryRow {
     fn from(delivery: Delivery) -> Self {
-        let waits = delivery.state == DeliveryState::Waiting;
         Self {
+            not_before: delivery.due_at().map(time),
             destination: delivery.destination,
             state: delivery.state.name(),
             tries: delivery.tries,
             error: delivery.error,
-            not_before: waits.then(|| time(delivery.not_before.max(delivery.created_at))),
             ended_at: delivery.ended_at.map(time),
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::jobs::{JobView, time};
-use crate::store::{Delivery, DeliveryState, Job, JobId, StoredFile};
+use crate::store::{Delivery, Job, JobId, StoredFile};
 
 /// A study from submission to result.
 #[derive(Debug, Serialize, ToSchema)]
@@ -268,14 +268,12 @@ impl From<JobView> for JobBody {
 
 impl From<Delivery> for DeliveryBody {
     fn from(delivery: Delivery) -> Self {
-        let waits = delivery.state == DeliveryState::Waiting;
         Self {
+            not_before: delivery.due_at().map(time),
             destination: delivery.destination,
             state: delivery.state.name(),
             tries: delivery.tries,
             error: delivery.error,
-            // What was never put off is due from the moment on when it was there.
-            not_before: waits.then(|| time(delivery.not_before.max(delivery.created_at))),
             ended_at: delivery.ended_at.map(time),
         }
     }

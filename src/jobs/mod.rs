@@ -6,7 +6,9 @@
 mod admission;
 mod callbacks;
 mod desk;
+mod error;
 mod events;
+mod leaving;
 mod networks;
 mod outbox;
 mod pace;
@@ -22,11 +24,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use admission::{Submission, Upload};
 pub use callbacks::{CallbackConfig, Secret};
-use dawson_inference::models::{self, Model};
-use dawson_inference::pipeline::{self, Cancel, OutOfRange, Settings, model_code};
-use dawson_inference::problem::Code;
+use dawson_inference::models::Model;
+use dawson_inference::pipeline::{Cancel, Settings};
 use dawson_inference::report::Report;
 pub use desk::Desk;
+pub use error::Error;
 pub use events::{Channel, Event, Kind};
 pub use networks::Networks;
 pub use outbox::{FilingConfig, Wanted, Wants};
@@ -36,7 +38,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
-use crate::store::{self, ArrivingStudies, JobFiles, JobStore, Leaving, Pieces, StoredFile};
+use crate::store::{self, ArrivingStudies, JobFiles, JobStore, Pieces, StoredFile};
 pub use crate::store::{Delivery, DeliveryState, Job, JobId, Page, State};
 use crate::telemetry;
 
@@ -85,141 +87,17 @@ pub enum Sees {
 }
 
 impl Sees {
-    fn job(&self, job: &Job) -> bool {
+    /// Whether what belongs to that key, if to one, is seen.
+    #[must_use]
+    pub fn what_is_of(&self, owner: Option<&str>) -> bool {
         match self {
             Self::All => true,
-            Self::Own(owner) => job.owner.as_ref() == Some(owner),
+            Self::Own(own) => owner == Some(own),
         }
     }
-}
 
-/// Why a request about a job cannot be met.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No such job, or another's: that is not told.
-    #[error("there is no job {0}")]
-    NotFound(JobId),
-    /// The job has ended.
-    #[error("job {id} has {}", state.name())]
-    Ended {
-        /// The job.
-        id: JobId,
-        /// How.
-        state: State,
-    },
-    /// The job has no results yet.
-    #[error("job {id} is {}: it has no results yet", state.name())]
-    NotReady {
-        /// The job.
-        id: JobId,
-        /// Where it is.
-        state: State,
-    },
-    /// No such artifact.
-    #[error("job {id} has no artifact '{name}'")]
-    NoArtifact {
-        /// The job.
-        id: JobId,
-        /// What was asked for.
-        name: String,
-    },
-    /// The results of a job do not go there.
-    #[error("the results of job {id} are not sent to '{destination}'")]
-    NoDelivery {
-        /// The job.
-        id: JobId,
-        /// What was asked for.
-        destination: String,
-    },
-    /// The queue is full.
-    #[error(
-        "{jobs} jobs with {bytes} bytes wait, more are not taken; try again in {retry_after_s} s"
-    )]
-    Full {
-        /// How many jobs wait.
-        jobs: i64,
-        /// How large they are.
-        bytes: i64,
-        /// When there should be room.
-        retry_after_s: u64,
-    },
-    /// The study needs more memory than all studies together may take.
-    #[error(
-        "the study needs about {needs_mb} MB of memory, and {budget_mb} MB are all that studies may take here"
-    )]
-    TooLarge {
-        /// What it needs.
-        needs_mb: u64,
-        /// What there is.
-        budget_mb: u64,
-    },
-    /// The disk is nearly full.
-    #[error("{free_mb} MB of disk are free, studies are taken again from {wanted_mb} MB on")]
-    DiskFull {
-        /// What is free.
-        free_mb: u64,
-        /// What must be free.
-        wanted_mb: u64,
-    },
-    /// A job that cannot be tried again.
-    #[error("job {id} is not tried again: {reason}")]
-    NotRetried {
-        /// The job.
-        id: JobId,
-        /// Why not.
-        reason: String,
-    },
-    /// A key that was used for another request.
-    #[error("this Idempotency-Key was used for another request")]
-    KeyMismatch,
-    /// The service stops.
-    #[error("the server is stopping")]
-    Closing,
-    /// No such model.
-    #[error(transparent)]
-    Model(models::Error),
-    /// The networks could not be read again.
-    #[error("the networks were not exchanged: {0}")]
-    Reload(String),
-    /// Options that are not understood.
-    #[error("options: {0}")]
-    Options(String),
-    /// An option out of its range.
-    #[error(transparent)]
-    Settings(OutOfRange),
-    /// A DICOM study that cannot be taken.
-    #[error(transparent)]
-    Study(pipeline::Error),
-    /// The store failed.
-    #[error(transparent)]
-    Store(store::Error),
-}
-
-impl Error {
-    /// The stable code.
-    #[must_use]
-    pub fn code(&self) -> Code {
-        match self {
-            Self::NotFound(_) | Self::NoArtifact { .. } | Self::NoDelivery { .. } => Code::NotFound,
-            Self::Ended { .. } | Self::NotRetried { .. } => Code::JobEnded,
-            Self::NotReady { .. } => Code::ArtifactNotReady,
-            Self::Full { .. } => Code::QueueFull,
-            Self::TooLarge { .. } => Code::StudyTooLarge,
-            Self::KeyMismatch => Code::IdempotencyMismatch,
-            Self::Closing => Code::ShuttingDown,
-            Self::Model(error) => model_code(error),
-            Self::Reload(_) => Code::ModelInvalid,
-            Self::Options(_) | Self::Settings(_) => Code::InvalidOptions,
-            Self::Study(error) => error.code(),
-            Self::Store(_) | Self::DiskFull { .. } => Code::StorageFailed,
-        }
-    }
-}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Store(error)
+    fn job(&self, job: &Job) -> bool {
+        self.what_is_of(job.owner.as_deref())
     }
 }
 
@@ -459,75 +337,6 @@ impl Jobs {
             channel.push(Kind::End, end_json(&job));
         }
         Ok(channel)
-    }
-
-    /// Cancels a job. It is done to its end even if nobody waits for it any more.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Ended`], [`Error::Store`]
-    pub async fn cancel(self: &Arc<Self>, sees: &Sees, id: JobId) -> Result<JobView, Error> {
-        let (jobs, seen_by) = (Arc::clone(self), sees.clone());
-        to_the_end(async move {
-            jobs.row(&seen_by, id).await?;
-            if !jobs.take_over(id, Leaving::Cancel).await? {
-                // It has ended, or somebody else ends it at this moment.
-                let state = jobs.row(&seen_by, id).await?.state;
-                return if state.has_ended() {
-                    Err(Error::Ended { id, state })
-                } else {
-                    jobs.get(&seen_by, id).await
-                };
-            }
-            jobs.finish_cancel(id).await?;
-            jobs.get(&seen_by, id).await
-        })
-        .await
-    }
-
-    /// Cancels a job if need be and erases everything about it, even if nobody waits for it any more.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Store`]
-    pub async fn erase(self: &Arc<Self>, sees: &Sees, id: JobId) -> Result<(), Error> {
-        let (jobs, seen_by) = (Arc::clone(self), sees.clone());
-        to_the_end(async move {
-            jobs.row(&seen_by, id).await?;
-            if !jobs.take_over(id, Leaving::Erase).await? {
-                return Err(Error::NotFound(id));
-            }
-            jobs.finish_erase(id).await
-        })
-        .await
-    }
-
-    /// Fences off whoever holds a job; false if there is nothing to take over.
-    async fn take_over(&self, id: JobId, how: Leaving) -> Result<bool, Error> {
-        let until = now_ms() + self.lease_ms();
-        let taken = self.store.leave(id, how, &self.worker, until).await?;
-        if taken.is_some() {
-            self.stop(id);
-        }
-        Ok(taken.is_some())
-    }
-
-    /// What is left to do once a job was taken over to be cancelled. If it fails, the sweeper does it.
-    async fn finish_cancel(&self, id: JobId) -> Result<(), Error> {
-        self.files.erase(id).await?;
-        if self.store.cancel(id, now_ms()).await? {
-            telemetry::job_cancelled(id);
-            self.ended(id, json!({ "state": "cancelled" }));
-        }
-        Ok(())
-    }
-
-    /// What is left to do once a job was taken over to be erased. If it fails, the sweeper does it.
-    async fn finish_erase(&self, id: JobId) -> Result<(), Error> {
-        self.files.erase(id).await?;
-        if self.store.erase(id).await? {
-            telemetry::job_erased(id);
-        }
-        self.hub.forget(id, json!({ "state": "erased" }));
-        Ok(())
     }
 
     /// Tells those who watch a job that it has ended.

@@ -4,11 +4,10 @@
 //! comes from outside: it is read element by element, without recursion, within a bound. Data sets are not read
 //! here, and no socket is known.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+use dawson_imaging::dicom::is_uid;
 
 /// The most bytes of a command set; real ones have less than 500.
 pub const MOST_BYTES: usize = 16 << 10;
-/// The longest UID (PS3.5 section 9).
-const MOST_UID: usize = 64;
 /// The longest Error Comment (PS3.7 annex C).
 const MOST_COMMENT: usize = 64;
 /// Command Data Set Type of a message without data set (PS3.7 annex E.1).
@@ -204,44 +203,6 @@ impl Command {
         }
     }
 
-    /// Asks for an action on an object; its arguments follow as a data set.
-    #[must_use]
-    pub fn n_action_rq(
-        message_id: u16,
-        sop_class_uid: &str,
-        sop_instance_uid: &str,
-        action_type_id: u16,
-    ) -> Self {
-        Self {
-            message: Message::NActionRq,
-            has_data_set: true,
-            requested_sop_class_uid: Some(sop_class_uid.to_owned()),
-            requested_sop_instance_uid: Some(sop_instance_uid.to_owned()),
-            message_id: Some(message_id),
-            action_type_id: Some(action_type_id),
-            ..Self::default()
-        }
-    }
-
-    /// Tells of an event about an object; what happened follows as a data set.
-    #[must_use]
-    pub fn n_event_report_rq(
-        message_id: u16,
-        sop_class_uid: &str,
-        sop_instance_uid: &str,
-        event_type_id: u16,
-    ) -> Self {
-        Self {
-            message: Message::NEventReportRq,
-            has_data_set: true,
-            affected_sop_class_uid: Some(sop_class_uid.to_owned()),
-            affected_sop_instance_uid: Some(sop_instance_uid.to_owned()),
-            message_id: Some(message_id),
-            event_type_id: Some(event_type_id),
-            ..Self::default()
-        }
-    }
-
     /// The response to this request, without data set: names what the request named.
     #[must_use]
     pub fn response(&self, status: u16) -> Self {
@@ -426,10 +387,9 @@ fn uid(element: u16, value: &[u8]) -> Result<Option<String>, Error> {
     };
     let text = std::str::from_utf8(value).map_err(|_| wrong.clone())?;
     let text = text.trim_matches(['\0', ' ']);
-    let fits = text.len() <= MOST_UID && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     match text {
         "" => Ok(None),
-        uid if fits => Ok(Some(uid.to_owned())),
+        uid if is_uid(uid) => Ok(Some(uid.to_owned())),
         _ => Err(wrong),
     }
 }
@@ -521,7 +481,16 @@ mod tests {
 
     #[test]
     fn a_response_names_what_its_request_named() {
-        let request = Command::n_action_rq(9, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 1);
+        // Not served, and refused in its own words: storage commitment.
+        let request = Command {
+            message: Message::NActionRq,
+            has_data_set: true,
+            requested_sop_class_uid: Some("1.2.840.10008.1.20.1".to_owned()),
+            requested_sop_instance_uid: Some("1.2.840.10008.1.20.1.1".to_owned()),
+            message_id: Some(9),
+            action_type_id: Some(1),
+            ..Command::default()
+        };
         let response = request.response(0x0110);
         assert_eq!(response.message, Message::NActionRsp);
         assert!(response.message.is_response() && !request.message.is_response());

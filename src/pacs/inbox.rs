@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 pub use session::Session;
-use study::{Study, resumed, sees_study, sent, words_of};
+use study::{Study, resumed, sent, words_of};
 
 use super::rules::Rules;
 use crate::jobs::{self, JobId, Jobs, STUDY, Sees, Submission, Upload};
@@ -218,7 +218,9 @@ impl Inbox {
     #[must_use]
     pub fn list(&self, sees: &Sees) -> Vec<Arrival> {
         let studies = self.studies();
-        let seen = studies.values().filter(|study| sees_study(sees, study));
+        let seen = studies
+            .values()
+            .filter(|study| sees.what_is_of(study.about.owner.as_deref()));
         seen.map(Study::told).collect()
     }
 
@@ -228,7 +230,7 @@ impl Inbox {
         let studies = self.studies();
         let seen = studies.iter().filter(|(_, study)| {
             let asked = study_instance_uid.is_none_or(|uid| study.about.study_instance_uid == uid);
-            asked && !study.removing && sees_study(sees, study)
+            asked && !study.removing && sees.what_is_of(study.about.owner.as_deref())
         });
         let images = seen.flat_map(|(key, study)| {
             study.images.iter().map(|(name, kept)| HeldImage {
@@ -244,7 +246,8 @@ impl Inbox {
     pub fn start(&self, sees: &Sees, study_instance_uid: &str) -> Option<Arrival> {
         let mut studies = self.studies();
         let study = studies.values_mut().find(|study| {
-            sees_study(sees, study) && study.about.study_instance_uid == study_instance_uid
+            sees.what_is_of(study.about.owner.as_deref())
+                && study.about.study_instance_uid == study_instance_uid
         })?;
         if !matches!(study.stage, Stage::Sent(_)) {
             study.stage = Stage::Arriving;

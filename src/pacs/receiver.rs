@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dawson_imaging::dicom::Syntax;
+use dawson_imaging::dicom::{Syntax, is_uid};
 use dicom_dictionary_std::uids;
 use dicom_object::FileMetaTableBuilder;
 use dicom_ul::Pdu;
@@ -574,10 +574,6 @@ fn answer_of(kept: Result<Kept, Refused>) -> (u16, Option<String>) {
         other => other.to_string(),
     };
     (status, Some(comment))
-}
-
-fn is_uid(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// The first line of an error, and not much of it: it may quote what a stranger said.

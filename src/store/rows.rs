@@ -168,6 +168,15 @@ pub struct Delivery {
     pub ended_at: Option<i64>,
 }
 
+impl Delivery {
+    /// When it is tried next, while it waits; what was never put off is due from the moment on when it was there.
+    #[must_use]
+    pub fn due_at(&self) -> Option<i64> {
+        let waits = self.state == DeliveryState::Waiting;
+        waits.then(|| self.not_before.max(self.created_at))
+    }
+}
+
 /// Deliveries that have not arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Undelivered {

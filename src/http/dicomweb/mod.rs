@@ -22,6 +22,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 pub(super) use catalogue::Catalogue;
+use dawson_imaging::dicom;
 use dawson_inference::problem::Code;
 pub(super) use routes::router;
 use serde::Serialize;
@@ -48,7 +49,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Uids {
             return Err(no_uid("the address"));
         };
         let mut take = |name: &str| match named.remove(name) {
-            Some(uid) if !is_uid(&uid) => Err(no_uid(name)),
+            Some(uid) if !dicom::is_uid(&uid) => Err(no_uid(name)),
             uid => Ok(uid),
         };
         Ok(Self {
@@ -74,12 +75,6 @@ impl<S: Send + Sync> FromRequestParts<S> for StudyUid {
 fn no_uid(name: &str) -> Failure {
     let detail = format!("{name} must be a UID: 1 to 64 digits and dots");
     Failure::new(Code::MalformedRequest, detail)
-}
-
-/// PS3.5, 9.1; what is not of it never comes near a file.
-fn is_uid(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_digit() || b == b'.';
-    (1..=64).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Where an object is, relative to the address of whatever answer names it (PS3.5, 6.2, UR): which names and

@@ -14,9 +14,9 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
 use super::super::problem::Failure;
+use super::Uids;
 use super::catalogue::{self, Instance};
 use super::json::{self, Dataset};
-use super::{Uids, is_uid};
 
 /// The most answers at once.
 const MOST: usize = 5000;
@@ -145,7 +145,11 @@ impl Search {
         } else {
             value.split([',', '\\']).map(str::to_owned).collect()
         };
-        if key.is_uid() && !values.iter().all(|value| is_uid(value)) {
+        if key.is_uid()
+            && !values
+                .iter()
+                .all(|value| dawson_imaging::dicom::is_uid(value))
+        {
             return Err(wrong(format!("{name} must be a UID or a list of UIDs")));
         }
         if values.iter().any(|value| value.contains(['*', '?'])) {

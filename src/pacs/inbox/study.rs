@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::super::rules::Words;
 use super::{Arrival, InboxConfig, Stage};
 use crate::files;
-use crate::jobs::{JobId, Sees};
+use crate::jobs::JobId;
 use crate::store::{About, ArrivingStudy, KeptImage, Sent};
 
 /// A study that arrives.
@@ -96,13 +96,6 @@ impl Study {
             revision: self.about.sent.as_ref().map_or(0, |sent| sent.revision),
             stage: self.stage.clone(),
         }
-    }
-}
-
-pub(super) fn sees_study(sees: &Sees, study: &Study) -> bool {
-    match sees {
-        Sees::All => true,
-        Sees::Own(owner) => study.about.owner.as_ref() == Some(owner),
     }
 }
 

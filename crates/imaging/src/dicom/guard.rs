@@ -144,10 +144,15 @@ fn trimmed(value: &[u8]) -> String {
     text.trim_matches(['\0', ' ']).to_owned()
 }
 
-/// Digits and dots, 1 to 64 (PS3.5 section 9.1).
+/// Whether a text can be a UID: digits and dots, 1 to 64 (PS3.5 section 9.1).
+#[must_use]
+pub fn is_uid(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_digit() || b == b'.';
+    (1..=64).contains(&text.len()) && text.bytes().all(plain)
+}
+
 pub(super) fn uid(name: &'static str, text: &str) -> Result<(), Error> {
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    if plain && (1..=64).contains(&text.len()) {
+    if is_uid(text) {
         return Ok(());
     }
     Err(Error::Uid { name })

@@ -38,6 +38,7 @@ pub mod write;
 pub use archive::members;
 pub use choose::{Choice, Chosen, Decision, NoChoice, SeriesRow, SiteRule, Wish, choose};
 pub use classify::{Class, Classified, Confidence};
+pub use guard::is_uid;
 pub use head::{Head, announced, attributes};
 pub use source::{Identity, Source, SourceImage};
 pub use stack::Refusal;
