@@ -410,6 +410,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bright_region_of_one_side_is_taken_for_lesions_and_not_for_light() {
+        let anatomy = anatomy();
+        let scan = &phantom().scans[0].1;
+        let grid: Grid = *scan.grid();
+        let own = Field::of(scan, &anatomy).unwrap();
+        let heart = DVec3::new(32.0, 20.0, 28.0);
+        let marked = Volume::from_fn(grid, |at| {
+            let near = grid.centre_of(at).0.distance(heart) < 20.0;
+            scan.at(at) * if near { 1.7 } else { 1.0 }
+        });
+        let found = Field::of(&marked, &anatomy).unwrap();
+        let places = places(&anatomy);
+        let inside = places.iter().filter(|(at, _)| at.distance(heart) < 20.0);
+        assert!(inside.count() > 50);
+        let furthest = places
+            .iter()
+            .map(|(at, _)| (found.at(*at) / own.at(*at)).ln().abs())
+            .fold(0.0, f64::max);
+        assert!(furthest < 0.05, "{furthest}");
+    }
+
+    #[test]
     fn too_little_tissue_tells_nothing() {
         let anatomy = anatomy();
         let nothing = Volume::filled(*anatomy.parts.grid(), 0.0);
