@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def grades(each: int, lesion_free: int) -> list[Grade]:
 
 def textured(image: Array, label: Array, plan: Patches, rng: Rng) -> Array:
     """The head as patches of it are seen in training, so that thresholds fit what looks real."""
-    changed = as_real(image.astype(np.float32), label, plan, rng)
+    changed = as_real(image.astype(np.float32), label, replace(plan, clean=0.0), rng)
     changed[image <= OUTSIDE] = OUTSIDE
     return np.clip(changed, *CLIP).astype(np.float16)
 

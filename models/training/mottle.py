@@ -23,7 +23,10 @@ _TISSUE = (_WHITE, _CORTEX, 4, 5)
 
 
 def as_real(image: Array, label: Array, plan: Patches, rng: Rng) -> Array:
-    """A patch or a whole sample with all of this, as much as the recipe says, drawn anew."""
+    """A patch or a whole sample with all of this, as much as the recipe says, drawn anew; a share of
+    them is left as painted, so that smooth tissue is known too."""
+    if plan.clean and rng.random() < plan.clean and not (label == UNKNOWN).any():
+        return image
     if any(plan.fade):
         image = faded(image, label, plan.fade, rng)
     if any(plan.mottle) or any(plan.spots):

@@ -79,6 +79,8 @@ class Patches:
     """The same for its fluid."""
     dark: tuple[float, ...] = ()
     """The most by which vessels and dura darken both, contrast by contrast."""
+    clean: float = 0.0
+    """Share of the patches of label maps that are left as painted, without any of these six."""
     noise: float = 0.0
     """The most by which single voxels are disturbed (standard deviation)."""
     drop: tuple[float, ...] = (0.0,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,23 @@ def test_spots_are_bounded_and_keep_away_from_lesions() -> None:
         assert not flair[10:22, 10:22, 10:22].any()
         brightest = max(brightest, float(flair.max()))
     assert brightest > 0.3
+
+
+def test_a_share_of_painted_patches_stays_as_painted_and_real_ones_do_not() -> None:
+    plan = replace(PLAN, clean=0.4)
+    image = np.zeros((3, 32, 32, 32), np.float32)
+    kept = [(as_real(image, full_of(WHITE), plan, np.random.default_rng(seed)) == image).all()
+            for seed in range(100)]
+    assert 25 <= sum(kept) <= 55
+    real = full_of(UNKNOWN)
+    real[8:24, 8:24, 8:24] |= 1 << LESION_BIT
+    faint = np.where(real >> LESION_BIT, 3.0, 0.0)[None].repeat(3, 0).astype(np.float32)
+    changed = [(as_real(faint, real, plan, np.random.default_rng(seed)) != faint).any()
+               for seed in range(100)]
+    assert sum(changed) > 60
+    head = textured(np.zeros((3, 32, 32, 32), np.float16), full_of(WHITE), replace(plan, clean=1.0),
+                    np.random.default_rng(0))
+    assert head.any()
 
 
 def test_a_seed_makes_one_texture() -> None:
