@@ -66,14 +66,15 @@ impl EngineArgs {
         Ok(Segmenter::new(engine, Limits::CLINICAL).with_anatomy(anatomy))
     }
 
-    /// The engine, and the model `name`, verified on it.
+    /// The engine, and the model `name`, verified on it, in its own precision if none is asked for.
     pub(super) fn open(
         &self,
         name: &str,
-        precision: Precision,
+        precision: Option<Precision>,
     ) -> Result<(Segmenter, Arc<Model>), Failure> {
         let model = self.registry()?.get(name)?;
         let segmenter = self.segmenter()?;
+        let precision = precision.unwrap_or(model.manifest.patches.precision);
         segmenter.verify(&model, precision)?;
         segmenter.verify_anatomy()?;
         Ok((segmenter, model))

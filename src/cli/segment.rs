@@ -103,13 +103,14 @@ struct SettingsArgs {
     /// The least volume of a lesion in millilitres
     #[arg(long, value_name = "ML")]
     min_lesion_ml: Option<f64>,
-    /// full: overlapping patches vote; single: one look at the whole brain
+    /// full: overlapping patches vote; single: one look at the whole brain; adaptive: one look, and patches vote where
+    /// it is in doubt
     #[arg(long, value_parser = voting)]
     voting: Option<Voting>,
     /// The share of a patch that the next one covers again, 0 to 0.9
     #[arg(long)]
     overlap: Option<f64>,
-    /// Voxels of a patch for full voting, multiples of the network's from 32 to 256, such as 64,64,64
+    /// Voxels of a patch where patches vote, multiples of the network's from 32 to 256, such as 64,64,64
     #[arg(long, value_parser = patch, value_name = "I,J,K")]
     patch: Option<Patch>,
     /// How votes weigh: bspline2, gaussian or uniform
@@ -118,16 +119,17 @@ struct SettingsArgs {
     /// Let mirrored patches vote too
     #[arg(long)]
     flips: bool,
-    /// f32 (reproducible) or bf16 (faster where the device has it)
-    #[arg(long, value_parser = precision)]
-    precision: Option<Precision>,
+    /// auto (the model's), f32 (reproducible) or bf16 (faster where the device has it)
+    #[arg(long, value_parser = precision, default_value = AUTO)]
+    precision: Wanted,
     /// none: headers are believed; rigid: contrasts are turned and shifted onto the FLAIR; affine: and stretched
     #[arg(long, value_parser = align)]
     align: Option<Align>,
     /// Do not ask the anatomy network: no brain is found in a head, and lesions have no region
     #[arg(long)]
     no_anatomy: bool,
-    /// What to make: lesions, instances, probability, preview, brain, regions [default: all]
+    /// What to make: lesions, instances, probability, probability_uint8, preview, brain, regions [default: all but
+    /// probability_uint8]
     #[arg(long, value_delimiter = ',', value_parser = output)]
     outputs: Option<Vec<Output>>,
 }
@@ -160,8 +162,18 @@ fn weighting(text: &str) -> Result<Weighting, String> {
     named(text, &Weighting::ALL, Weighting::name)
 }
 
-fn precision(text: &str) -> Result<Precision, String> {
-    named(text, &Precision::ALL, Precision::name)
+/// A precision, or the model's.
+#[derive(Debug, Clone, Copy)]
+struct Wanted(Option<Precision>);
+
+const AUTO: &str = "auto";
+
+fn precision(text: &str) -> Result<Wanted, String> {
+    let all = [None, Some(Precision::F32), Some(Precision::Bf16)];
+    named(text, &all, |precision| {
+        precision.map_or(AUTO, Precision::name)
+    })
+    .map(Wanted)
 }
 
 fn align(text: &str) -> Result<Align, String> {
@@ -181,10 +193,6 @@ fn named<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Re
 }
 
 impl SettingsArgs {
-    fn precision(&self) -> Precision {
-        self.precision.unwrap_or(Precision::F32)
-    }
-
     fn resolve(&self, series: &[Wish], model: &Model) -> Result<Settings, Failure> {
         let asked = Asked {
             threshold: self.threshold,
@@ -196,7 +204,7 @@ impl SettingsArgs {
             flips: self.flips.then_some(true),
             align: self.align,
             anatomy: self.no_anatomy.then_some(false),
-            precision: self.precision,
+            precision: self.precision.0,
             outputs: self.outputs.clone(),
             series: series.to_vec(),
         };
@@ -208,7 +216,7 @@ impl SettingsArgs {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (segmenter, model) = args
         .engine
-        .open(&args.settings.model, args.settings.precision())?;
+        .open(&args.settings.model, args.settings.precision.0)?;
     let segmenter = match &args.series_rules {
         Some(path) => segmenter.with_series_rules(series_rules_of(path)?),
         None => segmenter,

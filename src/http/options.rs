@@ -45,7 +45,8 @@ pub(super) struct Options {
     /// The least volume of a lesion in millilitres, 0 to 1000.
     #[schema(minimum = 0, maximum = 1000)]
     min_lesion_ml: Option<f64>,
-    /// One look at the whole brain, or overlapping patches that vote.
+    /// `single`: one look at the whole brain; `full`: overlapping patches vote; `adaptive`: one look, and patches
+    /// vote beside it where it is in doubt.
     voting: Option<VotingOption>,
     /// The share of a patch that the next one covers again, 0 to 0.9.
     #[schema(minimum = 0, maximum = 0.9)]
@@ -56,7 +57,7 @@ pub(super) struct Options {
     weighting: Option<WeightingOption>,
     /// Whether mirrored patches vote too.
     flips: Option<bool>,
-    /// The numbers to compute in.
+    /// The numbers to compute in; `auto`, as if nothing was said: those of the model.
     precision: Option<PrecisionOption>,
     /// Whether and how contrasts are laid on the FLAIR; rigid if nothing is said.
     align: Option<AlignOption>,
@@ -64,7 +65,7 @@ pub(super) struct Options {
     #[schema(default = true)]
     anatomy: Option<bool>,
     /// What to make besides the report; the DICOM objects only of studies that came as DICOM. Unless named, all
-    /// but `dicom_seg_labelmap` and `dicom_sc`.
+    /// but `probability_uint8`, `dicom_seg_labelmap` and `dicom_sc`.
     outputs: Option<Vec<OutputOption>>,
     /// Which series of a DICOM study are which contrasts, by `SeriesInstanceUID`; the others are found.
     #[schema(example = json!({"flair": "1.3.12.2.1107.5.2.43.1"}))]
@@ -109,6 +110,7 @@ impl From<PriorityOption> for Priority {
 enum VotingOption {
     Full,
     Single,
+    Adaptive,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
@@ -131,6 +133,7 @@ enum AlignOption {
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum PrecisionOption {
+    Auto,
     F32,
     Bf16,
 }
@@ -141,6 +144,7 @@ enum OutputOption {
     Lesions,
     Instances,
     Probability,
+    ProbabilityUint8,
     Preview,
     Brain,
     Regions,
@@ -277,6 +281,7 @@ impl Options {
             voting: self.voting.map(|v| match v {
                 VotingOption::Full => Voting::Full,
                 VotingOption::Single => Voting::Single,
+                VotingOption::Adaptive => Voting::Adaptive,
             }),
             overlap: self.overlap,
             patch: self.patch,
@@ -292,9 +297,10 @@ impl Options {
                 AlignOption::Affine => Align::Affine,
             }),
             anatomy: self.anatomy,
-            precision: self.precision.map(|p| match p {
-                PrecisionOption::F32 => Precision::F32,
-                PrecisionOption::Bf16 => Precision::Bf16,
+            precision: self.precision.and_then(|p| match p {
+                PrecisionOption::Auto => None,
+                PrecisionOption::F32 => Some(Precision::F32),
+                PrecisionOption::Bf16 => Some(Precision::Bf16),
             }),
             outputs: self.outputs.as_ref().map(|outputs| {
                 outputs
@@ -303,6 +309,7 @@ impl Options {
                         OutputOption::Lesions => Output::Lesions,
                         OutputOption::Instances => Output::Instances,
                         OutputOption::Probability => Output::Probability,
+                        OutputOption::ProbabilityUint8 => Output::ProbabilityUint8,
                         OutputOption::Preview => Output::Preview,
                         OutputOption::Brain => Output::Brain,
                         OutputOption::Regions => Output::Regions,
@@ -419,6 +426,15 @@ mod tests {
             .unwrap()
             .asked;
         assert_eq!(asked.series[0].series_instance_uid, "1.2.3");
+    }
+
+    #[test]
+    fn auto_is_what_is_meant_if_nothing_is_said() {
+        let asked = read_options(r#"{"precision": "auto", "align": "auto", "voting": "adaptive"}"#)
+            .unwrap()
+            .asked;
+        assert_eq!((asked.precision, asked.align), (None, Some(Align::Rigid)));
+        assert_eq!(asked.voting, Some(Voting::Adaptive));
     }
 
     #[test]

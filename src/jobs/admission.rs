@@ -255,7 +255,9 @@ impl Jobs {
         model: &Model,
         settings: &Settings,
     ) -> Result<Cost, Error> {
-        let needs = Needs::of(scans, &model.manifest, settings);
+        let networks = self.networks();
+        let anatomy = networks.registry.anatomy().map(|model| &model.manifest);
+        let needs = Needs::of(scans, &model.manifest, anatomy, settings);
         if needs.memory_bytes > self.config.memory_budget {
             return Err(Error::TooLarge {
                 needs_mb: needs.memory_bytes >> 20,

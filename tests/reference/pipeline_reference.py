@@ -64,23 +64,26 @@ def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flip
         samples = in_field[box] if contrast == "flair" else resample(*images[contrast], grid_affine, brain.shape)
         channels.append((normalise(samples, brain, model["normalisation"]), model["normalisation"]["outside_brain"]))
 
-    size = single_patch(brain.shape, model["input"]["multiple"]) if voting == "single" else None
-    if size:
-        starts, weight = [single_start(brain.shape, size)], numpy.ones(size)
-    else:
-        size = tuple(patches["shape"])
-        starts = full_starts(brain, size, overlap)
-        weight = patch_weight(size, weighting)
     network = load_network(folder / model["file"], model["input"]["name"], output["name"])
-    probability = vote(channels, starts, size, weight, network, flips)
+    whole = single_patch(brain.shape, model["input"]["multiple"]) if voting != "full" else None
+    size, probability, n_patches = tuple(patches["shape"]), None, 0
+    if whole:
+        look = [single_start(brain.shape, whole)]
+        probability, n_patches = vote(channels, look, whole, numpy.ones(whole), network, flips), 1
+    if not whole or voting == "adaptive":
+        where = brain if not whole else brain & (probability >= 0.1) & (probability <= 0.9)
+        starts = full_starts(where, size, overlap)
+        weight = patch_weight(size, weighting)
+        probability = vote(channels, starts, size, weight, network, flips, beside=probability)
+        n_patches += len(starts)
     if output["restrict_to_brain"]:
         probability = numpy.where(brain, probability, 0)
 
     probability = resample(probability, grid_affine, flair_affine, flair.shape)
     probability = numpy.floor(probability * 16384 + 0.5) / 16384
     mask, lesions = find_lesions(probability, flair_affine, output["threshold"], output["min_lesion_ml"])
-    return Result(probability, flair_affine, mask, lesions, foreground, brain.shape, len(starts) * (1 + flips),
-                  voting == "single" and size == tuple(patches["shape"]))
+    return Result(probability, flair_affine, mask, lesions, foreground, brain.shape, n_patches * (1 + flips),
+                  voting != "full" and whole is None)
 
 
 # 1. Decode
@@ -284,10 +287,13 @@ def load_network(path, input_name, output_name):
     return network
 
 
-def vote(channels, starts, size, weight, network, flips):
-    """The weighted mean [i, j, k] of the patches' answers. `channels` are pairs of volume and value outside."""
+def vote(channels, starts, size, weight, network, flips, beside=None):
+    """The weighted mean [i, j, k] of the patches' answers. `channels` are pairs of volume and value outside.
+    `beside` is what one look at everything told: a vote of weight 1 everywhere."""
     shape = channels[0][0].shape
     votes, weights = numpy.zeros(shape), numpy.zeros(shape)
+    if beside is not None:
+        votes, weights = beside.copy(), numpy.ones(shape)
     for start in starts:
         patch = numpy.stack([cut(volume, start, size, outside) for volume, outside in channels])
         answers = [network(patch)]

@@ -289,9 +289,12 @@ impl Anatomy {
 /// Whether each voxel belongs to the largest face-connected piece of what is above one half.
 fn largest_piece(probability: &Volume<f32>) -> Vec<bool> {
     let samples = probability.samples();
-    let pieces = label(probability.grid().shape(), Connectivity::Faces, |at| {
-        samples[at] > 0.5
-    });
+    let pieces = label(
+        probability.grid().shape(),
+        Connectivity::Faces,
+        samples,
+        |p| p > 0.5,
+    );
     let by_size = |(n, voxels): &(usize, &usize)| (**voxels, std::cmp::Reverse(*n));
     let largest = pieces.voxels.iter().enumerate().max_by_key(by_size);
     let mut inside = vec![false; samples.len()];

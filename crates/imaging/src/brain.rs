@@ -7,6 +7,8 @@
     clippy::float_cmp,
     reason = "a stripped scan's background is one exact value"
 )]
+use rayon::prelude::*;
+
 use crate::components::{Connectivity, label};
 use crate::volume::Volume;
 
@@ -22,6 +24,8 @@ const MOST_ON_FACES: f64 = 0.05;
 const CLEARLY: f32 = 1e-3;
 /// Pieces smaller than this share of the largest one are rests, not brain.
 const SMALLEST_PIECE: f64 = 0.01;
+/// Samples that one thread looks at in one go.
+const TOGETHER: usize = 1 << 16;
 
 /// What the foreground is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +73,13 @@ pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
         return Err(NothingThere { value: first });
     }
     let background = commonest_on_faces(flair);
-    let empty = samples.iter().filter(|&&s| s == background).count();
+    let empty: usize = samples
+        .par_chunks(TOGETHER)
+        .map(|some| some.iter().filter(|&&s| s == background).count())
+        .sum();
     if empty as f64 >= LEAST_BACKGROUND * samples.len() as f64 {
-        let least = CLEARLY * range(samples);
+        let (low, high) = ends(samples);
+        let least = CLEARLY * (high - low);
         let inside = |s: f32| (s - background).abs() > least;
         let mask = filled(&largest(flair, inside), Fill::Volume);
         let voxels = mask.samples().iter().filter(|&&m| m != 0).count();
@@ -107,14 +115,21 @@ pub(crate) fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
     }
 }
 
-/// The largest value less the smallest.
-fn range(samples: &[f32]) -> f32 {
-    let ends = samples
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &s| {
-            (low.min(s), high.max(s))
-        });
-    ends.1 - ends.0
+/// The smallest and the largest value of samples that are numbers.
+fn ends(samples: &[f32]) -> (f32, f32) {
+    let nothing = (f32::INFINITY, f32::NEG_INFINITY);
+    // Comparisons, unlike `f32::min`, are made on many samples at a time.
+    let wider = |(low, high): (f32, f32), (least, most): (f32, f32)| {
+        (
+            if least < low { least } else { low },
+            if most > high { most } else { high },
+        )
+    };
+    let of_some = |some: &[f32]| some.iter().fold(nothing, |ends, &s| wider(ends, (s, s)));
+    samples
+        .par_chunks(TOGETHER)
+        .map(of_some)
+        .reduce(|| nothing, wider)
 }
 
 fn commonest_on_faces(volume: &Volume<f32>) -> f32 {
@@ -146,11 +161,9 @@ fn share_on_faces(mask: &Volume<u8>) -> f64 {
 }
 
 /// The face-connected pieces of at least [`SMALLEST_PIECE`] of the largest.
-fn largest(volume: &Volume<f32>, inside: impl Fn(f32) -> bool) -> Volume<u8> {
-    let samples = volume.samples();
-    let pieces = label(volume.grid().shape(), Connectivity::Faces, |at| {
-        inside(samples[at])
-    });
+fn largest(volume: &Volume<f32>, inside: impl Fn(f32) -> bool + Sync) -> Volume<u8> {
+    let shape = volume.grid().shape();
+    let pieces = label(shape, Connectivity::Faces, volume.samples(), inside);
     let most = pieces.voxels.iter().max().copied().unwrap_or(0);
     let mut mask = Volume::filled(*volume.grid(), 0);
     for run in &pieces.runs {
@@ -173,46 +186,44 @@ pub(crate) enum Fill {
 /// Fills what the mask encloses: background that no path across faces joins to the border.
 pub(crate) fn filled(mask: &Volume<u8>, fill: Fill) -> Volume<u8> {
     let [ni, nj, nk] = mask.grid().shape();
-    let mut out = mask.clone();
-    let slabs = match fill {
-        Fill::Volume => vec![(0, nk)],
-        Fill::AxialSlices => (0..nk).map(|k| (k, 1)).collect(),
+    let thickness = match fill {
+        Fill::Volume => nk,
+        Fill::AxialSlices => 1,
     };
-    for (first, thickness) in slabs {
-        let slab = first * ni * nj..(first + thickness) * ni * nj;
-        let shape = [ni, nj, thickness];
-        let inside = &mask.samples()[slab.clone()];
-        let gaps = label(shape, Connectivity::Faces, |at| inside[at] == 0);
-        let mut open = vec![false; gaps.count()];
-        for run in &gaps.runs {
-            let [i, j, k] = [
-                run.voxels.start % ni,
-                run.voxels.start / ni % nj,
-                run.voxels.start / (ni * nj),
-            ];
-            let on_border = i == 0
-                || run.voxels.end % ni == 0
-                || j == 0
-                || j == nj - 1
-                || (thickness > 1 && (k == 0 || k == thickness - 1));
-            open[run.component] |= on_border;
-        }
-        let out = &mut out.samples_mut()[slab];
-        for run in gaps.runs.iter().filter(|run| !open[run.component]) {
-            out[run.voxels.clone()].fill(1);
-        }
-    }
+    let mut out = mask.clone();
+    out.samples_mut()
+        .par_chunks_mut(ni * nj * thickness)
+        .for_each(|slab| fill_slab(slab, [ni, nj, thickness]));
     out
+}
+
+fn fill_slab(slab: &mut [u8], [ni, nj, nk]: [usize; 3]) {
+    let gaps = label([ni, nj, nk], Connectivity::Faces, slab, |inside| {
+        inside == 0
+    });
+    let mut open = vec![false; gaps.count()];
+    for run in &gaps.runs {
+        let [i, j, k] = [
+            run.voxels.start % ni,
+            run.voxels.start / ni % nj,
+            run.voxels.start / (ni * nj),
+        ];
+        let on_border = i == 0
+            || run.voxels.end % ni == 0
+            || j == 0
+            || j == nj - 1
+            || (nk > 1 && (k == 0 || k == nk - 1));
+        open[run.component] |= on_border;
+    }
+    for run in gaps.runs.iter().filter(|run| !open[run.component]) {
+        slab[run.voxels.clone()].fill(1);
+    }
 }
 
 /// Otsu's threshold (IEEE Trans. SMC 9:62, 1979) over 256 bins from the least to the largest value.
 fn otsu(samples: &[f32]) -> f32 {
     const BINS: usize = 256;
-    let (low, high) = samples
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &s| {
-            (low.min(s), high.max(s))
-        });
+    let (low, high) = ends(samples);
     let width = f64::from(high) - f64::from(low);
     let mut histogram = [0_u64; BINS];
     for &s in samples {

@@ -5,6 +5,8 @@
 //! numbered in the order of their first voxel, so the numbers never depend on how the work was done.
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 /// Which voxels are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connectivity {
@@ -53,55 +55,92 @@ impl Components {
     }
 }
 
-/// Finds the components of the voxels for which `inside` is true.
+/// Finds the components of the voxels whose sample is `inside`.
 ///
-/// `shape` is `[i, j, k]`, i fastest; `inside` is asked for offsets below their product.
+/// `shape` is `[i, j, k]`, i fastest.
 #[must_use]
-pub fn label(
+pub fn label<T: Copy + Sync>(
     shape: [usize; 3],
     connectivity: Connectivity,
-    inside: impl Fn(usize) -> bool,
+    samples: &[T],
+    inside: impl Fn(T) -> bool + Sync,
 ) -> Components {
     let [ni, nj, nk] = shape;
+    // The runs of a plane, and where those of each of its rows end.
+    let of_plane = |(k, plane): (usize, &[T])| {
+        let mut runs = Vec::new();
+        let mut ends = Vec::with_capacity(nj);
+        for (j, row) in plane.chunks_exact(ni).enumerate() {
+            find_runs(ni * (j + nj * k), row, &inside, &mut runs);
+            ends.push(runs.len());
+        }
+        (runs, ends)
+    };
+    let planes: Vec<(Vec<Range<usize>>, Vec<usize>)> = samples
+        .par_chunks_exact((ni * nj).max(1))
+        .enumerate()
+        .map(of_plane)
+        .collect();
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut rows: Vec<Range<usize>> = Vec::with_capacity(nj * nk); // Runs of each row (j, k).
     let mut parent: Vec<usize> = Vec::new();
-    for k in 0..nk {
-        for j in 0..nj {
-            let first = runs.len();
-            find_runs(ni * (j + nj * k), ni, &inside, &mut runs);
-            parent.extend(first..runs.len());
+    for (k, (found, ends)) in planes.into_iter().enumerate() {
+        let begun = runs.len();
+        runs.extend(found);
+        parent.extend(begun..runs.len());
+        let mut first = begun;
+        for (j, end) in ends.into_iter().enumerate() {
+            let here = first..begun + end;
             for (earlier, reach) in earlier_rows([j, k], nj, connectivity) {
-                join(
-                    &runs,
-                    rows[earlier].clone(),
-                    first..runs.len(),
-                    ni,
-                    reach,
-                    &mut parent,
-                );
+                let earlier = rows[earlier].clone();
+                join(&runs, earlier, here.clone(), ni, reach, &mut parent);
             }
-            rows.push(first..runs.len());
+            first = here.end;
+            rows.push(here);
         }
     }
     number(runs, &mut parent)
 }
 
-/// Appends the runs of the row of `ni` voxels that starts at offset `row`.
-fn find_runs(row: usize, ni: usize, inside: &impl Fn(usize) -> bool, runs: &mut Vec<Range<usize>>) {
+/// Samples of which it is asked at once whether all or none are inside: most stretches are of one kind.
+const TOGETHER: usize = 32;
+
+/// Appends the runs of a row whose first sample is at offset `begin`.
+fn find_runs<T: Copy>(
+    begin: usize,
+    row: &[T],
+    inside: &impl Fn(T) -> bool,
+    runs: &mut Vec<Range<usize>>,
+) {
     let mut start = None;
-    for offset in row..row + ni {
-        match (inside(offset), start) {
-            (true, None) => start = Some(offset),
-            (false, Some(first)) => {
+    let mut offset = begin;
+    for stretch in row.chunks(TOGETHER) {
+        // Counted, not searched: a loop without a way out is computed many samples at a time.
+        let n: usize = stretch.iter().map(|&s| usize::from(inside(s))).sum();
+        match (n, start) {
+            (0, None) => {}
+            (0, Some(first)) => {
                 runs.push(first..offset);
                 start = None;
             }
-            _ => {}
+            (n, Some(_)) if n == stretch.len() => {}
+            _ => {
+                for (offset, &sample) in (offset..).zip(stretch) {
+                    match (inside(sample), start) {
+                        (true, None) => start = Some(offset),
+                        (false, Some(first)) => {
+                            runs.push(first..offset);
+                            start = None;
+                        }
+                        _ => {}
+                    }
+                }
+            }
         }
+        offset += stretch.len();
     }
     if let Some(first) = start {
-        runs.push(first..row + ni);
+        runs.push(first..offset);
     }
 }
 
@@ -231,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_find_what_flooding_finds(shape in [1_usize..8, 1..8, 1..8], share in 0.0_f64..0.7,
+        fn runs_find_what_flooding_finds(shape in [1_usize..80, 1..8, 1..8], share in 0.0_f64..0.7,
                                          seed in any::<u64>(), corners in any::<bool>()) {
             let connectivity = if corners { Connectivity::Corners } else { Connectivity::Faces };
             let n: usize = shape.iter().product();
@@ -240,7 +279,7 @@ mod tests {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 ((state >> 33) as f64 / f64::from(1_u32 << 31)) < share
             }).collect();
-            let found = label(shape, connectivity, |at| mask[at]);
+            let found = label(shape, connectivity, &mask, |inside| inside);
             let want = flooded(shape, connectivity, &mask);
             prop_assert_eq!(found.labels(n), want);
             prop_assert_eq!(found.voxels.iter().sum::<usize>(), mask.iter().filter(|&&m| m).count());

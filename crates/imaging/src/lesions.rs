@@ -56,8 +56,8 @@ impl Lesions {
     pub fn find(probability: &Volume<f32>, rule: CountingRule) -> Self {
         let grid = probability.grid();
         let samples = probability.samples();
-        let found = label(grid.shape(), Connectivity::Corners, |at| {
-            samples[at] >= rule.threshold
+        let found = label(grid.shape(), Connectivity::Corners, samples, |p| {
+            p >= rule.threshold
         });
         // A ten-thousandth less still counts (as in `evaluate`): headers say 0.99999 mm.
         let least = (rule.min_lesion_ml / grid.voxel_ml() * (1.0 - 1e-4)).ceil() as usize;

@@ -35,6 +35,9 @@ pub struct NoContrast {
     median: f64,
 }
 
+/// Voxels that one thread looks at in one go.
+const TOGETHER: usize = 1 << 16;
+
 /// Normalises `image` in place: `(value − median) / deviation` inside `brain`, clipped.
 ///
 /// Median and quartiles (linear between order statistics, as numpy's default) are taken over the
@@ -53,13 +56,18 @@ pub fn normalise(
     how: Normalisation,
 ) -> Result<Scale, NoContrast> {
     let inside = brain.samples();
-    let mut values: Vec<f32> = image
+    let in_brain = |(values, inside): (&[f32], &[u8])| {
+        let pairs = values.iter().zip(inside);
+        let kept = pairs.filter(|&(&value, &inside)| inside != 0 && value != 0.0);
+        kept.map(|(&value, _)| value).collect::<Vec<f32>>()
+    };
+    let stretches: Vec<Vec<f32>> = image
         .samples()
-        .iter()
-        .zip(inside)
-        .filter(|&(&value, &inside)| inside != 0 && value != 0.0)
-        .map(|(&value, _)| value)
+        .par_chunks(TOGETHER)
+        .zip(inside.par_chunks(TOGETHER))
+        .map(in_brain)
         .collect();
+    let mut values = stretches.concat();
     if values.is_empty() {
         return Err(NoContrast { median: 0.0 });
     }
@@ -71,7 +79,7 @@ pub fn normalise(
     image
         .samples_mut()
         .par_iter_mut()
-        .with_min_len(1 << 16)
+        .with_min_len(TOGETHER)
         .zip(inside)
         .for_each(|(value, &inside)| {
             *value = if inside == 0 {

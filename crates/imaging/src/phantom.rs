@@ -362,8 +362,8 @@ mod tests {
     /// Centre (world mm) and volume of each lesion of at least 0.2 ml.
     fn large_lesions(mask: &Volume<u8>) -> Vec<(DVec3, f64)> {
         let grid = mask.grid();
-        let found = label(grid.shape(), Connectivity::Corners, |at| {
-            mask.samples()[at] == 1
+        let found = label(grid.shape(), Connectivity::Corners, mask.samples(), |m| {
+            m == 1
         });
         let mut lesions = vec![(DVec3::ZERO, 0.0); found.count()];
         for run in &found.runs {
@@ -532,9 +532,12 @@ mod tests {
         assert!((120..=150).contains(&extent[0]), "{extent:?}");
         assert!((155..=180).contains(&extent[1]), "{extent:?}");
         assert!((115..=145).contains(&extent[2]), "{extent:?}");
-        let whole = label(brain.grid().shape(), Connectivity::Faces, |at| {
-            brain.samples()[at] == 1
-        });
+        let whole = label(
+            brain.grid().shape(),
+            Connectivity::Faces,
+            brain.samples(),
+            |b| b == 1,
+        );
         let largest = whole.voxels.iter().max().unwrap();
         assert!(*largest as f64 / 1000.0 > 0.998 * ml(brain));
     }
@@ -574,7 +577,7 @@ mod tests {
         let (before, after) = (&phantom.scans[1].1, &phantom.scans[4].1);
         let lesions = phantom.lesions.samples();
         let grid = phantom.lesions.grid();
-        let found = label(grid.shape(), Connectivity::Corners, |at| lesions[at] == 1);
+        let found = label(grid.shape(), Connectivity::Corners, lesions, |l| l == 1);
         let mut rise = vec![0.0; found.count()];
         for run in &found.runs {
             for at in run.voxels.clone() {

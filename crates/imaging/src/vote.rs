@@ -77,6 +77,17 @@ impl Votes {
         }
     }
 
+    /// The votes of patches of `patch` voxels beside those of one look at everything, whose word counts everywhere as
+    /// much as a patch's does at its middle.
+    #[must_use]
+    pub fn beside(look: Volume<f32>, patch: [usize; 3], weighting: Weighting) -> Self {
+        Self {
+            weights: patch.map(|n| weighting.along_axis(n)),
+            weight: vec![1.0; look.grid().voxels()],
+            sum: look,
+        }
+    }
+
     /// Adds the probabilities (i fastest) of the patch that starts at `start`; what lies outside
     /// the grid is dropped.
     ///
@@ -174,6 +185,21 @@ mod tests {
             assert!((weights[x] + weights[x + 32] - 1.0).abs() < 1e-6);
         }
         assert!(weights[0] < 1e-3 && weights[32] > 0.99);
+    }
+
+    #[test]
+    fn beside_a_look_at_everything_a_patch_counts_by_its_weight_and_only_where_it_is() {
+        let grid = Grid::new([6, 4, 4], DAffine3::IDENTITY).unwrap();
+        let look = Volume::filled(grid, 0.2);
+        let mut votes = Votes::beside(look, [4, 4, 4], Weighting::BSpline2);
+        votes.add([2, 0, 0], &[1.0; 64]);
+        let weight = |x: usize| Weighting::BSpline2.along_axis(4)[x];
+        let fused = votes.fused();
+        for (i, along_i) in [(0, 0.0), (1, 0.0), (2, weight(0)), (4, weight(2))] {
+            let patch = along_i * weight(1) * weight(1);
+            let want = (0.2 + patch) / (1.0 + patch);
+            assert!((fused.at([i, 1, 1]) - want).abs() < 1e-6, "{i}");
+        }
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub(super) fn compare(
     options: EvaluationOptions,
 ) -> Comparison {
     let find = |mask: &[u8]| {
-        let all = label(shape, Connectivity::Corners, |at| mask[at] != 0);
+        let all = label(shape, Connectivity::Corners, mask, |m| m != 0);
         without_small(all, |voxels| {
             reaches(voxels as f64 * voxel_ml, options.min_lesion_ml)
         })
@@ -374,7 +374,7 @@ mod tests {
         ) {
             let shape = [4, 5, 6];
             let side = |pick: fn(&(u8, u8)) -> u8| {
-                let all = label(shape, Connectivity::Corners, |at| pick(&voxels[at]) == 2);
+                let all = label(shape, Connectivity::Corners, &voxels, |v| pick(&v) == 2);
                 without_small(all, |voxels| voxels >= 3)
             };
             let (a, b) = (side(|v| v.0), side(|v| v.1));

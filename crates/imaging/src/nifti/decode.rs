@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::affine::Placement;
 use super::header::{Datatype, Header};
-use super::{Error, Limits, unpack};
+use super::{Error, Limits, unpack, wide};
 use crate::volume::Volume;
 
 /// Stored numbers that one thread turns into values in one go.
@@ -45,6 +45,11 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
         Datatype::Int64 => values::<i64>(&header, data, |v| v as f64),
         Datatype::Float32 => values::<f32>(&header, data, f64::from),
         Datatype::Float64 => values::<f64>(&header, data, |v| v),
+        Datatype::Float128 => Ok(scaled(
+            &header,
+            &wide::numbers(&data, header.endianness),
+            |v| v,
+        )),
     }?;
     let needed = header.data_bytes();
     let volume = Volume::new(placement.grid, samples)
@@ -57,8 +62,7 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
     })
 }
 
-/// Stored numbers to values, through the `nifti` crate's typed view of the bytes; and how many were not
-/// finite.
+/// Bytes to values, through the `nifti` crate's typed view of them; and how many were not finite.
 fn values<T: DataElement + Copy + Sync>(
     header: &Header,
     data: Vec<u8>,
@@ -80,6 +84,15 @@ fn values<T: DataElement + Copy + Sync>(
     )
     .and_then(InMemNiftiVolume::into_nifti_typed_data::<T>)
     .map_err(truncated)?;
+    Ok(scaled(header, &stored, widen))
+}
+
+/// Stored numbers to values, and how many were not finite.
+fn scaled<T: Copy + Sync>(
+    header: &Header,
+    stored: &[T],
+    widen: impl Fn(T) -> f64 + Sync,
+) -> (Vec<f32>, usize) {
     let (slope, intercept) = (header.slope, header.intercept);
     let value = |v: &T| {
         let value = (widen(*v) * slope + intercept) as f32;
@@ -102,5 +115,5 @@ fn values<T: DataElement + Copy + Sync>(
             })
         })
         .sum();
-    Ok((samples, non_finite))
+    (samples, non_finite)
 }

@@ -50,20 +50,22 @@ pub fn encode<T: Element>(
     spatial: &SpatialFields,
     compression: Compression,
 ) -> Vec<u8> {
-    encode_as(volume, |value| value, spatial, compression)
+    encode_as(volume, |value| value, 1.0, spatial, compression)
 }
 
-/// As [`encode`], with what `stored` makes of each sample: no second volume is made for it.
+/// As [`encode`], with what `stored` makes of each sample: no second volume is made for it. The values are `slope`
+/// times what is stored.
 #[must_use]
 pub fn encode_as<T: Copy + Sync, U: Element>(
     volume: &Volume<T>,
     stored: impl Fn(T) -> U + Sync,
+    slope: f64,
     spatial: &SpatialFields,
     compression: Compression,
 ) -> Vec<u8> {
     let mut header = match spatial.version {
-        Version::One => header_one(volume.grid().shape(), U::DATATYPE, spatial),
-        Version::Two => header_two(volume.grid().shape(), U::DATATYPE, spatial),
+        Version::One => header_one(volume.grid().shape(), U::DATATYPE, slope, spatial),
+        Version::Two => header_two(volume.grid().shape(), U::DATATYPE, slope, spatial),
     };
     let append = |samples: &[T], bytes: &mut Vec<u8>| {
         let stored: Vec<U> = samples.iter().map(|&value| stored(value)).collect();
@@ -92,7 +94,12 @@ pub fn encode_as<T: Copy + Sync, U: Element>(
 const BLOCK: usize = 1 << 18;
 
 /// nifti1.h, 348 bytes.
-fn header_one(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) -> Vec<u8> {
+fn header_one(
+    shape: [usize; 3],
+    datatype: Datatype,
+    slope: f64,
+    spatial: &SpatialFields,
+) -> Vec<u8> {
     let mut h = Bytes(Vec::with_capacity(352));
     h.i32(348);
     h.zeros(36);
@@ -108,7 +115,7 @@ fn header_one(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) ->
         h.f32(pixdim);
     }
     h.f32(352.0); // vox_offset
-    h.f32(1.0); // scl_slope
+    h.f32(slope); // scl_slope
     h.f32(0.0); // scl_inter
     h.zeros(3); // slice_end, slice_code
     h.0.push(spatial.xyzt_units as u8);
@@ -129,7 +136,12 @@ fn header_one(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) ->
 }
 
 /// nifti2.h, 540 bytes.
-fn header_two(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) -> Vec<u8> {
+fn header_two(
+    shape: [usize; 3],
+    datatype: Datatype,
+    slope: f64,
+    spatial: &SpatialFields,
+) -> Vec<u8> {
     let mut h = Bytes(Vec::with_capacity(544));
     h.i32(540);
     h.0.extend_from_slice(b"n+2\0\r\n\x1a\n");
@@ -144,7 +156,7 @@ fn header_two(shape: [usize; 3], datatype: Datatype, spatial: &SpatialFields) ->
         h.f64(pixdim);
     }
     h.i64(544); // vox_offset
-    h.f64(1.0); // scl_slope
+    h.f64(slope); // scl_slope
     h.f64(0.0); // scl_inter
     h.zeros(48 + 80 + 24); // cal_max to slice_end, descrip, aux_file
     h.i32(spatial.qform_code);

@@ -31,7 +31,7 @@ impl Version {
     }
 }
 
-/// The types of voxels that Dawson reads: integers and floats of 8 to 64 bits.
+/// The types of voxels that Dawson reads: integers of 8 to 64 bits and floats of 32 to 128.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the type that it names")]
 pub enum Datatype {
@@ -45,6 +45,7 @@ pub enum Datatype {
     Int64,
     Float32,
     Float64,
+    Float128,
 }
 
 impl Datatype {
@@ -62,6 +63,7 @@ impl Datatype {
             Self::Int64 => "int64",
             Self::Float32 => "float32",
             Self::Float64 => "float64",
+            Self::Float128 => "float128",
         }
     }
 
@@ -73,6 +75,7 @@ impl Datatype {
             Self::Uint16 | Self::Int16 => 2,
             Self::Uint32 | Self::Int32 | Self::Float32 => 4,
             Self::Uint64 | Self::Int64 | Self::Float64 => 8,
+            Self::Float128 => 16,
         }
     }
 
@@ -93,11 +96,12 @@ impl Datatype {
             Self::Int64 => NiftiType::Int64,
             Self::Float32 => NiftiType::Float32,
             Self::Float64 => NiftiType::Float64,
+            Self::Float128 => NiftiType::Float128,
         }
     }
 
     fn from_code(code: i64) -> Result<Self, Error> {
-        const READ: [Datatype; 10] = [
+        const READ: [Datatype; 11] = [
             Datatype::Uint8,
             Datatype::Int8,
             Datatype::Uint16,
@@ -108,6 +112,7 @@ impl Datatype {
             Datatype::Int64,
             Datatype::Float32,
             Datatype::Float64,
+            Datatype::Float128,
         ];
         READ.into_iter()
             .find(|t| i64::from(t.code()) == code)
@@ -118,7 +123,6 @@ impl Datatype {
                     1 => "one bit a voxel",
                     32 => "complex64",
                     128 => "rgb24",
-                    1536 => "float128, whose layout differs between machines",
                     1792 => "complex128",
                     2048 => "complex256",
                     2304 => "rgba32",
@@ -164,7 +168,7 @@ impl Header {
     /// Bytes of all voxels.
     #[must_use]
     pub fn data_bytes(&self) -> usize {
-        // `parse` bounds the product: at most 2³¹ voxels of 8 bytes.
+        // `parse` bounds the product: at most 2³¹ voxels of 16 bytes.
         self.shape
             .iter()
             .product::<usize>()

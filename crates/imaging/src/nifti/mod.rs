@@ -14,6 +14,7 @@ mod decode;
 mod encode;
 mod header;
 mod unpack;
+mod wide;
 
 pub use affine::{AffineSource, Placement, SpatialFields};
 pub use decode::{Scan, decode};

@@ -10,6 +10,7 @@ use dawson_imaging::vote::Weighting;
 use serde::Deserialize;
 
 use super::Error;
+use crate::engine::Precision;
 
 /// The only edition of the format so far.
 const FORMAT: u32 = 1;
@@ -75,11 +76,13 @@ pub enum Voting {
     Full,
     /// One patch holds the whole brain.
     Single,
+    /// One patch holds the whole brain; overlapping patches vote beside it where it is in doubt.
+    Adaptive,
 }
 
 impl Voting {
     /// Every voting.
-    pub const ALL: [Self; 2] = [Self::Full, Self::Single];
+    pub const ALL: [Self; 3] = [Self::Full, Self::Single, Self::Adaptive];
 
     /// The name on the wire.
     #[must_use]
@@ -87,6 +90,7 @@ impl Voting {
         match self {
             Self::Full => "full",
             Self::Single => "single",
+            Self::Adaptive => "adaptive",
         }
     }
 }
@@ -96,12 +100,14 @@ impl Voting {
 pub struct Patches {
     /// The voting that a request gets if it asks for none.
     pub voting: Voting,
-    /// Voxels of a patch, `[i, j, k]`, for [`Voting::Full`].
+    /// Voxels of a patch, `[i, j, k]`, where patches vote.
     pub shape: [NonZeroUsize; 3],
     /// The share of a patch that the next one covers again.
     pub overlap: f64,
     /// How votes weigh.
     pub weighting: Weighting,
+    /// The numbers that a request gets that names none: the card shows that they change nothing that matters.
+    pub precision: Precision,
 }
 
 /// What a network gives.
@@ -172,6 +178,7 @@ struct PatchesTable {
     shape: [NonZeroUsize; 3],
     overlap: f64,
     weighting: String,
+    precision: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -386,7 +393,12 @@ impl PatchesTable {
         let voting = Voting::ALL
             .into_iter()
             .find(|v| v.name() == self.voting)
-            .ok_or_else(|| wrong("patches.voting", "must be \"full\" or \"single\""))?;
+            .ok_or_else(|| {
+                wrong(
+                    "patches.voting",
+                    "must be \"full\", \"single\" or \"adaptive\"",
+                )
+            })?;
         let weighting = Weighting::ALL
             .into_iter()
             .find(|w| w.name() == self.weighting)
@@ -396,6 +408,13 @@ impl PatchesTable {
                     "must be \"bspline2\", \"gaussian\" or \"uniform\"",
                 )
             })?;
+        let precision = match self.precision {
+            Some(name) => Precision::ALL
+                .into_iter()
+                .find(|p| p.name() == name)
+                .ok_or_else(|| wrong("patches.precision", "must be \"f32\" or \"bf16\""))?,
+            None => Precision::F32,
+        };
         if !(0.0..=0.9).contains(&self.overlap) {
             return Err(wrong("patches.overlap", "must be 0 to 0.9"));
         }
@@ -405,6 +424,7 @@ impl PatchesTable {
             shape: self.shape,
             overlap: self.overlap,
             weighting,
+            precision,
         })
     }
 }

@@ -46,6 +46,9 @@ pub struct Artifact {
     pub bytes: Vec<u8>,
 }
 
+/// Steps of a probability that is stored in one byte.
+const STEPS: f32 = 255.0;
+
 fn named(model: &ModelReport) -> write::Model<'_> {
     write::Model {
         name: &model.name,
@@ -95,13 +98,23 @@ impl Segmentation {
         let made = match output {
             Output::Lesions => {
                 let instances = &self.lesions.instances;
-                self.nifti("lesions.nii.gz", instances, |id| u8::from(id != 0))
+                self.nifti("lesions.nii.gz", instances, |id| u8::from(id != 0), 1.0)
             }
             Output::Instances => match u16::try_from(self.lesions.items.len()) {
-                Ok(_) => self.nifti("instances.nii.gz", &self.lesions.instances, |id| id as u16),
-                Err(_) => self.nifti("instances.nii.gz", &self.lesions.instances, |id| id),
+                Ok(_) => self.nifti(
+                    "instances.nii.gz",
+                    &self.lesions.instances,
+                    |id| id as u16,
+                    1.0,
+                ),
+                Err(_) => self.nifti("instances.nii.gz", &self.lesions.instances, |id| id, 1.0),
             },
-            Output::Probability => self.nifti("probability.nii.gz", &self.probability, |p| p),
+            Output::Probability => self.nifti("probability.nii.gz", &self.probability, |p| p, 1.0),
+            Output::ProbabilityUint8 => {
+                let step = |p: f32| (p * STEPS).round() as u8;
+                let name = "probability_uint8.nii.gz";
+                self.nifti(name, &self.probability, step, 1.0 / f64::from(STEPS))
+            }
             Output::Preview => {
                 let shown = Shown {
                     flair: &self.flair,
@@ -116,7 +129,7 @@ impl Segmentation {
                 }
             }
             Output::Brain => match &self.brain {
-                Some(brain) => self.nifti("brain.nii.gz", brain, |inside| inside),
+                Some(brain) => self.nifti("brain.nii.gz", brain, |inside| inside, 1.0),
                 None => return Ok(None),
             },
             Output::Regions if self.report.anatomy.is_some() => {
@@ -124,7 +137,7 @@ impl Segmentation {
                     let place = self.places.get((id as usize).wrapping_sub(1));
                     place.map_or(0, |place| place.region.code())
                 };
-                self.nifti("regions.nii.gz", &self.lesions.instances, code)
+                self.nifti("regions.nii.gz", &self.lesions.instances, code, 1.0)
             }
             Output::Regions | Output::Dicom(_) => return Ok(None),
         };
@@ -185,12 +198,13 @@ impl Segmentation {
         name: &'static str,
         volume: &Volume<T>,
         stored: impl Fn(T) -> U + Sync,
+        slope: f64,
     ) -> Artifact {
         let spatial: &SpatialFields = &self.spatial;
         Artifact {
             name: name.to_owned(),
             media_type: MediaType::Nifti,
-            bytes: encode_as(volume, stored, spatial, Compression::Gzip),
+            bytes: encode_as(volume, stored, slope, spatial, Compression::Gzip),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Patches through the network, and their votes.
 //!
 //! With [`Voting::Single`] one patch holds the whole brain; with [`Voting::Full`] overlapping patches
-//! vote. A few patches are under way at a time, so that the engine never waits and two studies take
+//! vote; with [`Voting::Adaptive`] they do so beside the one look, where it is in doubt. A few patches are under way at a time, so that the engine never waits and two studies take
 //! turns; votes are added in patch order, whatever the order of the answers.
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -25,6 +25,8 @@ use crate::report::Warning;
 const MOST_AT_ONCE: usize = 12_000_000;
 /// The most looks of one study: with the shipped network and patches of 32 voxels about ten minutes.
 const MOST_LOOKS: usize = 10_000;
+/// Probabilities that leave it open whether there is a lesion.
+const DOUBT: std::ops::RangeInclusive<f32> = 0.1..=0.9;
 
 /// The network's answer for a study.
 pub(super) struct Inferred {
@@ -43,10 +45,17 @@ pub(super) struct Inferred {
 /// What is computed, in order.
 struct Plan {
     voting: Voting,
+    first: Looks,
+    /// Where to look again, if the first look is in doubt there.
+    then: Option<Looks>,
+    warning: Option<Warning>,
+}
+
+/// Looks at patches of one shape.
+struct Looks {
     patch: [usize; 3],
     weighting: Weighting,
-    looks: Vec<Look>,
-    warning: Option<Warning>,
+    each: Vec<Look>,
 }
 
 /// One patch, as it is or mirrored left to right.
@@ -54,6 +63,17 @@ struct Plan {
 struct Look {
     start: [isize; 3],
     mirrored: bool,
+}
+
+/// What is asked, and how far that is.
+struct Asking<'a> {
+    study: &'a Study,
+    run: Run<'a>,
+    cancel: &'a Arc<Cancel>,
+    progress: &'a mut dyn FnMut(Progress),
+    done: usize,
+    total: usize,
+    network_s: f64,
 }
 
 /// Asks the network about a study; does something else `meanwhile`, once it is at work.
@@ -65,34 +85,37 @@ pub(super) fn probability<T>(
     cancel: &Arc<Cancel>,
 ) -> Result<(Inferred, T), Error> {
     let plan = plan(study, run);
-    if plan.looks.len() > MOST_LOOKS {
+    let again = plan.then.as_ref().map_or(0, |then| then.each.len());
+    let total = plan.first.each.len() + again;
+    if total > MOST_LOOKS {
         return Err(Error::TooManyLooks {
-            looks: plan.looks.len(),
+            looks: total,
             max: MOST_LOOKS,
         });
     }
-    let mut votes = Ballot::of(&plan, study.grid);
-    let mut network_s = 0.0;
-    let total = plan.looks.len();
-    let mut done = 0;
-    let made = compute(
+    let mut asking = Asking {
         study,
         run,
-        &plan,
         cancel,
-        meanwhile,
-        |look, values, run_s| {
-            votes.add(look, plan.patch, values);
-            network_s += run_s;
-            done += 1;
-            progress(Progress {
-                stage: Stage::Infer,
-                done,
-                total,
-            });
-        },
-    )?;
+        progress,
+        done: 0,
+        total,
+        network_s: 0.0,
+    };
+    let mut votes = Ballot::of(&plan.first, study.grid);
+    let made = asking.ask(&plan.first, &mut votes, meanwhile)?;
     let mut probability = votes.fused();
+    let (mut patch, mut weighting) = (plan.first.patch, plan.first.weighting);
+    if let Some(mut then) = plan.then {
+        let in_doubt = doubt(&probability, study);
+        then.each
+            .retain(|look| holds_any(&in_doubt, look.start, then.patch));
+        asking.total = asking.done + then.each.len();
+        (patch, weighting) = (then.patch, then.weighting);
+        let mut votes = Ballot::Many(Votes::beside(probability, patch, weighting));
+        asking.ask(&then, &mut votes, || ())?;
+        probability = votes.fused();
+    }
     // Where the brain was found in a head, what shines outside it is fat.
     if run.model.manifest.output.restrict_to_brain || study.extent == Extent::Extracted {
         probability
@@ -103,23 +126,29 @@ pub(super) fn probability<T>(
             .filter(|(_, inside)| **inside == 0)
             .for_each(|(p, _)| *p = 0.0);
     }
-    let Plan {
-        voting,
-        patch,
-        weighting,
-        warning,
-        ..
-    } = plan;
     let inferred = Inferred {
         probability,
-        voting,
+        voting: plan.voting,
         patch,
         weighting,
-        patches: total,
-        network_s,
-        warning,
+        patches: asking.done,
+        network_s: asking.network_s,
+        warning: plan.warning,
     };
     Ok((inferred, made))
+}
+
+/// The brain's voxels that are neither surely a lesion nor surely none.
+fn doubt(probability: &Volume<f32>, study: &Study) -> Volume<u8> {
+    let mut in_doubt = study.brain.clone();
+    in_doubt
+        .samples_mut()
+        .par_iter_mut()
+        .with_min_len(1 << 16)
+        .zip(probability.samples())
+        .filter(|(_, p)| !DOUBT.contains(*p))
+        .for_each(|(inside, _)| *inside = 0);
+    in_doubt
 }
 
 /// What the looks told so far.
@@ -130,10 +159,10 @@ enum Ballot {
 }
 
 impl Ballot {
-    fn of(plan: &Plan, grid: Grid) -> Self {
-        match (&plan.looks[..], plan.weighting) {
+    fn of(looks: &Looks, grid: Grid) -> Self {
+        match (&looks.each[..], looks.weighting) {
             ([_], Weighting::Uniform) => Self::One(Volume::filled(grid, 0.0)),
-            (_, weighting) => Self::Many(Votes::new(grid, plan.patch, weighting)),
+            (_, weighting) => Self::Many(Votes::new(grid, looks.patch, weighting)),
         }
     }
 
@@ -161,43 +190,53 @@ fn plan(study: &Study, run: Run<'_>) -> Plan {
     let multiple = run.model.manifest.input.multiple;
     let whole = tile::whole(shape, multiple)
         .map(|patch| patch.map(NonZeroUsize::get))
-        .filter(|patch| patch.iter().product::<usize>() <= MOST_AT_ONCE);
-    let (voting, patch, weighting, starts, warning) = match (run.settings.voting, whole) {
-        (Voting::Single, Some(patch)) => {
+        .filter(|patch| patch.iter().product::<usize>() <= MOST_AT_ONCE)
+        .map(|patch| {
             let start = [0, 1, 2].map(|a| -((patch[a] - shape[a]) as isize / 2));
-            (Voting::Single, patch, Weighting::Uniform, vec![start], None)
-        }
-        (asked, _) => {
-            let tiling = Tiling {
-                patch: run.settings.patch,
-                overlap: run.settings.overlap,
-            };
-            let patch = run.settings.patch.map(NonZeroUsize::get);
-            let mut starts = tiling.starts(shape);
-            starts.retain(|&start| holds_brain(&study.brain, start, patch));
-            let warning = (asked == Voting::Single).then(|| too_large(shape));
-            (Voting::Full, patch, run.settings.weighting, starts, warning)
+            looks(patch, Weighting::Uniform, vec![start], run)
+        });
+    let patches = || {
+        let tiling = Tiling {
+            patch: run.settings.patch,
+            overlap: run.settings.overlap,
+        };
+        let patch = run.settings.patch.map(NonZeroUsize::get);
+        let mut starts = tiling.starts(shape);
+        starts.retain(|&start| holds_any(&study.brain, start, patch));
+        looks(patch, run.settings.weighting, starts, run)
+    };
+    let (voting, first, then, warning) = match (run.settings.voting, whole) {
+        (Voting::Full, _) => (Voting::Full, patches(), None, None),
+        (Voting::Single, Some(whole)) => (Voting::Single, whole, None, None),
+        (Voting::Adaptive, Some(whole)) => (Voting::Adaptive, whole, Some(patches()), None),
+        (Voting::Single | Voting::Adaptive, None) => {
+            (Voting::Full, patches(), None, Some(too_large(shape)))
         }
     };
+    Plan {
+        voting,
+        first,
+        then,
+        warning,
+    }
+}
+
+/// Looks at patches that begin at `starts`, mirrored too if that was asked for.
+fn looks(patch: [usize; 3], weighting: Weighting, starts: Vec<[isize; 3]>, run: Run<'_>) -> Looks {
     let mirrored: &[bool] = if run.settings.flips {
         &[false, true]
     } else {
         &[false]
     };
-    let looks = starts
-        .into_iter()
-        .flat_map(|start| {
-            mirrored
-                .iter()
-                .map(move |&mirrored| Look { start, mirrored })
-        })
-        .collect();
-    Plan {
-        voting,
+    let of_start = |start| {
+        mirrored
+            .iter()
+            .map(move |&mirrored| Look { start, mirrored })
+    };
+    Looks {
         patch,
         weighting,
-        looks,
-        warning,
+        each: starts.into_iter().flat_map(of_start).collect(),
     }
 }
 
@@ -209,64 +248,108 @@ fn too_large(shape: [usize; 3]) -> Warning {
     error::warning("single_pass_too_large", None, detail)
 }
 
-fn holds_brain(brain: &Volume<u8>, start: [isize; 3], patch: [usize; 3]) -> bool {
-    let shape = brain.grid().shape();
+/// Whether a patch holds a voxel of the mask.
+fn holds_any(mask: &Volume<u8>, start: [isize; 3], patch: [usize; 3]) -> bool {
+    let shape = mask.grid().shape();
     let range = |a: usize| {
         let past = (start[a] + patch[a] as isize).clamp(0, shape[a] as isize) as usize;
         (start[a].max(0) as usize).min(past)..past
     };
     range(2).any(|k| {
         range(1).any(|j| {
-            let row = brain.grid().offset([0, j, k]);
+            let row = mask.grid().offset([0, j, k]);
             let i = range(0);
-            brain.samples()[row + i.start..row + i.end]
+            mask.samples()[row + i.start..row + i.end]
                 .iter()
                 .any(|&m| m != 0)
         })
     })
 }
 
-/// Keeps the engine busy and hands the answers to `vote` in the order of the looks; does something else
-/// `meanwhile`, once.
-fn compute<T>(
-    study: &Study,
-    run: Run<'_>,
-    plan: &Plan,
-    cancel: &Arc<Cancel>,
-    meanwhile: impl FnOnce() -> T,
-    mut vote: impl FnMut(Look, Vec<f32>, f64),
-) -> Result<T, Error> {
-    let under_way = 2 * run.engine.info().batch;
-    let (answer, answers): (Sender<Answer>, Receiver<Answer>) = bounded(under_way);
-    let mut early: BTreeMap<usize, (Vec<f32>, f64)> = BTreeMap::new();
-    let (mut sent, mut voted) = (0, 0);
-    let submit = |number| {
-        run.engine
-            .submit(patch(study, run, plan, number, cancel, &answer))
-    };
-    while sent < plan.looks.len().min(under_way) {
-        submit(sent)?;
-        sent += 1;
-    }
-    let made = meanwhile();
-    while voted < plan.looks.len() {
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        if sent < plan.looks.len() && sent - voted < under_way {
-            submit(sent)?;
+impl Asking<'_> {
+    /// Keeps the engine busy and adds the answers to `votes` in the order of the looks; does something else
+    /// `meanwhile`, once.
+    fn ask<T>(
+        &mut self,
+        asked: &Looks,
+        votes: &mut Ballot,
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<T, Error> {
+        let engine = self.run.engine;
+        let under_way = 2 * engine.info().batch;
+        let (answer, answers): (Sender<Answer>, Receiver<Answer>) = bounded(under_way);
+        let mut early: BTreeMap<usize, (Vec<f32>, f64)> = BTreeMap::new();
+        let (mut sent, mut voted) = (0, 0);
+        while sent < asked.each.len().min(under_way) {
+            engine.submit(self.patch(asked, sent, &answer))?;
             sent += 1;
-            continue;
         }
-        let Answer { number, outcome } = receive(&answers, run.engine, cancel)?;
-        let probabilities = outcome?;
-        early.insert(number, (probabilities.values, probabilities.run_s));
-        while let Some((values, run_s)) = early.remove(&voted) {
-            vote(plan.looks[voted], values, run_s);
-            voted += 1;
+        let made = meanwhile();
+        while voted < asked.each.len() {
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if sent < asked.each.len() && sent - voted < under_way {
+                engine.submit(self.patch(asked, sent, &answer))?;
+                sent += 1;
+                continue;
+            }
+            let Answer { number, outcome } = receive(&answers, engine, self.cancel)?;
+            let probabilities = outcome?;
+            early.insert(number, (probabilities.values, probabilities.run_s));
+            while let Some((values, run_s)) = early.remove(&voted) {
+                votes.add(asked.each[voted], asked.patch, values);
+                self.network_s += run_s;
+                voted += 1;
+                self.done += 1;
+                (self.progress)(Progress {
+                    stage: Stage::Infer,
+                    done: self.done,
+                    total: self.total,
+                });
+            }
+        }
+        Ok(made)
+    }
+
+    /// Cuts a patch out of all contrasts: `[c, k, j, i]`. This is the one place where `[i, j, k]` of a
+    /// volume becomes the tensor's order, which needs no moving of samples since i is fastest in both.
+    fn patch(&self, asked: &Looks, number: usize, answer: &Sender<Answer>) -> Patch {
+        let look = asked.each[number];
+        let model = self.run.model;
+        let input = &model.manifest.input;
+        let outside = model.manifest.normalisation.outside_brain;
+        let [ni, nj, nk] = asked.patch;
+        let placed = |contrast| {
+            let mut images = self.study.images.iter();
+            images.find(|placed| placed.contrast == contrast)
+        };
+        let mut image = vec![0.0; ni * nj * nk * input.contrasts.len()];
+        image
+            .par_chunks_exact_mut(ni * nj)
+            .enumerate()
+            .for_each(|(n, plane)| match placed(input.contrasts[n / nk]) {
+                Some(placed) => {
+                    let [i, j, k] = look.start;
+                    plane.fill(outside);
+                    let start = [i, j, k + (n % nk) as isize];
+                    placed.volume.copy_box(start, [ni, nj, 1], plane);
+                }
+                None => plane.fill(input.missing_value),
+            });
+        if look.mirrored {
+            mirror(&mut image, asked.patch[0]);
+        }
+        Patch {
+            network: Arc::clone(&model.network),
+            shape: asked.patch,
+            precision: self.run.settings.precision,
+            image,
+            number,
+            cancel: Arc::clone(self.cancel),
+            answer: answer.clone(),
         }
     }
-    Ok(made)
 }
 
 /// Waits for an answer; a patch that the engine dropped because of a cancellation has none.
@@ -285,51 +368,6 @@ pub(super) fn receive(
                 return Err(Error::Engine(crate::engine::Error::Stopped));
             }
         }
-    }
-}
-
-/// Cuts a patch out of all contrasts: `[c, k, j, i]`. This is the one place where `[i, j, k]` of a
-/// volume becomes the tensor's order, which needs no moving of samples since i is fastest in both.
-fn patch(
-    study: &Study,
-    run: Run<'_>,
-    plan: &Plan,
-    number: usize,
-    cancel: &Arc<Cancel>,
-    answer: &Sender<Answer>,
-) -> Patch {
-    let look = plan.looks[number];
-    let input = &run.model.manifest.input;
-    let outside = run.model.manifest.normalisation.outside_brain;
-    let voxels: usize = plan.patch.iter().product();
-    let mut image = vec![0.0; voxels * input.contrasts.len()];
-    image
-        .par_chunks_exact_mut(voxels)
-        .zip(&input.contrasts)
-        .for_each(|(channel, contrast)| {
-            match study
-                .images
-                .iter()
-                .find(|placed| placed.contrast == *contrast)
-            {
-                Some(placed) => {
-                    channel.fill(outside);
-                    placed.volume.copy_box(look.start, plan.patch, channel);
-                }
-                None => channel.fill(input.missing_value),
-            }
-        });
-    if look.mirrored {
-        mirror(&mut image, plan.patch[0]);
-    }
-    Patch {
-        network: Arc::clone(&run.model.network),
-        shape: plan.patch,
-        precision: run.settings.precision,
-        image,
-        number,
-        cancel: Arc::clone(cancel),
-        answer: answer.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ use dawson_imaging::study::Contrast;
 use dawson_imaging::tile::Tiling;
 
 use super::Settings;
-use crate::models::{Manifest, Voting};
+use crate::models::{AnatomyManifest, Manifest, Voting};
 
 /// Volumes of a contrast on its own grid that are held at once: as stored and as numbers of its type while it
 /// is decoded; then as decoded, and in the study's order.
@@ -63,15 +63,21 @@ impl ScanSize {
 }
 
 impl Needs {
-    /// What a study of these scans needs with a model.
+    /// What a study of these scans needs with a model, and with an anatomy network if there is one.
     ///
     /// The brain's box is not known yet, so the FLAIR's whole field of view stands for it; the truth
     /// is less.
     #[must_use]
-    pub fn of(scans: &[ScanSize], manifest: &Manifest, settings: &Settings) -> Self {
+    pub fn of(
+        scans: &[ScanSize],
+        manifest: &Manifest,
+        anatomy: Option<&AnatomyManifest>,
+        settings: &Settings,
+    ) -> Self {
         let mut memory = 0.0;
-        // Of the study's grid, the axes in the FLAIR's order.
-        let mut shape = [0; 3];
+        // Of the study's grid and of what the anatomy network sees, the axes in the FLAIR's order.
+        let (mut shape, mut seen) = ([0; 3], [0; 3]);
+        let anatomy = anatomy.filter(|_| settings.anatomy);
         let mut images = 0.0;
         for scan in scans {
             let voxels: f64 = scan.shape.iter().map(|&n| n as f64).product();
@@ -83,28 +89,84 @@ impl Needs {
             if scan.contrast == Contrast::Flair {
                 memory += voxels * 4.0 * RESULT_VOLUMES;
                 if let Some(found) = scan.spacing_mm {
-                    let wanted = manifest.input.spacing_mm;
-                    shape = [0, 1, 2]
-                        .map(|a| (scan.shape[a] as f64 * found[a] / wanted[a]).ceil() as usize);
+                    let at = |wanted: [f64; 3]| {
+                        [0, 1, 2]
+                            .map(|a| (scan.shape[a] as f64 * found[a] / wanted[a]).ceil() as usize)
+                    };
+                    shape = at(manifest.input.spacing_mm);
+                    seen = anatomy.map_or(seen, |anatomy| at(anatomy.showing.spacing_mm));
                 }
             }
         }
-        let grid_voxels: f64 = shape.iter().map(|&n| n as f64).product();
+        let voxels = |shape: [usize; 3]| shape.iter().map(|&n| n as f64).product::<f64>();
+        let (grid_voxels, seen_voxels) = (voxels(shape), voxels(seen));
         memory += grid_voxels * 4.0 * (images + GRID_VOLUMES);
+        // The head, and the probability of each part of it.
+        let classes = anatomy.map_or(0, |anatomy| anatomy.classes.len());
+        memory += seen_voxels * 4.0 * (1.0 + classes as f64);
+        let in_patches = || {
+            let patch: f64 = settings.patch.iter().map(|n| n.get() as f64).product();
+            let tiling = Tiling {
+                patch: settings.patch,
+                overlap: settings.overlap,
+            };
+            tiling.count(shape) as f64 * patch
+        };
         let looked_at = match settings.voting {
             Voting::Single => grid_voxels,
-            Voting::Full => {
-                let patch: f64 = settings.patch.iter().map(|n| n.get() as f64).product();
-                let tiling = Tiling {
-                    patch: settings.patch,
-                    overlap: settings.overlap,
-                };
-                tiling.count(shape) as f64 * patch
-            }
+            Voting::Full => in_patches(),
+            // If there is doubt everywhere.
+            Voting::Adaptive => grid_voxels + in_patches(),
         } * if settings.flips { 2.0 } else { 1.0 };
         Self {
             memory_bytes: memory as u64,
-            voxels: looked_at as u64,
+            voxels: (looked_at + seen_voxels) as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Asked;
+
+    fn needs(anatomy: bool, voting: Voting) -> Needs {
+        let manifest = Manifest::parse(include_str!(
+            "../../../../models/ms-lesion/0.2.0/model.toml"
+        ))
+        .unwrap();
+        let parts = AnatomyManifest::parse(include_str!(
+            "../../../../models/brain-anatomy/0.1.0/model.toml"
+        ))
+        .unwrap();
+        let asked = Asked {
+            anatomy: Some(anatomy),
+            voting: Some(voting),
+            ..Asked::default()
+        };
+        let settings = Settings::resolve(&asked, &manifest).unwrap();
+        let flair = ScanSize {
+            contrast: Contrast::Flair,
+            shape: [100, 200, 50],
+            spacing_mm: Some([1.0, 1.0, 4.0]),
+            voxel_bytes: 2,
+            file_bytes: 0,
+        };
+        Needs::of(&[flair], &manifest, Some(&parts), &settings)
+    }
+
+    #[test]
+    fn the_anatomy_network_counts_if_it_is_asked() {
+        let (with, without) = (needs(true, Voting::Single), needs(false, Voting::Single));
+        assert_eq!(without.voxels, 4_000_000);
+        assert_eq!(with.voxels, 4_500_000); // At 2 mm: 50 x 100 x 100.
+        assert_eq!(with.memory_bytes - without.memory_bytes, 500_000 * 4 * 11);
+    }
+
+    #[test]
+    fn adaptive_voting_may_cost_as_much_as_both_others() {
+        let [single, full, both] = [Voting::Single, Voting::Full, Voting::Adaptive]
+            .map(|voting| needs(false, voting).voxels);
+        assert_eq!(both, single + full);
     }
 }

@@ -18,17 +18,17 @@ pub struct Asked {
     pub threshold: Option<f32>,
     /// The least volume of a lesion, 0 to 1000.
     pub min_lesion_ml: Option<f64>,
-    /// One look or many.
+    /// One look, many, or many where one is in doubt.
     pub voting: Option<Voting>,
     /// The share of a patch that the next one covers again, 0 to 0.9.
     pub overlap: Option<f64>,
-    /// Voxels of a patch for [`Voting::Full`].
+    /// Voxels of a patch where patches vote.
     pub patch: Option<[usize; 3]>,
     /// How votes weigh.
     pub weighting: Option<Weighting>,
     /// Whether mirrored patches vote too.
     pub flips: Option<bool>,
-    /// The numbers to compute in.
+    /// The numbers to compute in; the model's own if nothing is said.
     pub precision: Option<Precision>,
     /// Whether and how contrasts are laid on the FLAIR.
     pub align: Option<Align>,
@@ -49,6 +49,8 @@ pub enum Output {
     Instances,
     /// `probability.nii.gz`: 0 to 1.
     Probability,
+    /// `probability_uint8.nii.gz`: the same in steps of 1/255, a quarter of the bytes.
+    ProbabilityUint8,
     /// `preview.png`
     Preview,
     /// `brain.nii.gz`: 0 and 1.
@@ -61,10 +63,11 @@ pub enum Output {
 
 impl Output {
     /// Every output.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lesions,
         Self::Instances,
         Self::Probability,
+        Self::ProbabilityUint8,
         Self::Preview,
         Self::Brain,
         Self::Regions,
@@ -76,11 +79,15 @@ impl Output {
         Self::Dicom(Kind::Capture),
     ];
 
-    /// What is made unless outputs are named: all but captures, which are large, and the label map, which
-    /// many archives refuse.
+    /// What is made unless outputs are named: all but the coarse probability, captures, which are large, and the
+    /// label map, which many archives refuse.
     #[must_use]
     pub fn usual() -> Vec<Self> {
-        let named_only = [Self::Dicom(Kind::LabelMap), Self::Dicom(Kind::Capture)];
+        let named_only = [
+            Self::ProbabilityUint8,
+            Self::Dicom(Kind::LabelMap),
+            Self::Dicom(Kind::Capture),
+        ];
         let usual = Self::ALL
             .iter()
             .filter(|output| !named_only.contains(output));
@@ -94,6 +101,7 @@ impl Output {
             Self::Lesions => "lesions",
             Self::Instances => "instances",
             Self::Probability => "probability",
+            Self::ProbabilityUint8 => "probability_uint8",
             Self::Preview => "preview",
             Self::Brain => "brain",
             Self::Regions => "regions",
@@ -109,11 +117,11 @@ pub struct Settings {
     pub threshold: f32,
     /// The least volume of a lesion.
     pub min_lesion_ml: f64,
-    /// One look or many.
+    /// One look, many, or many where one is in doubt.
     pub voting: Voting,
     /// The share of a patch that the next one covers again.
     pub overlap: f64,
-    /// Voxels of a patch for [`Voting::Full`].
+    /// Voxels of a patch where patches vote.
     pub patch: [NonZeroUsize; 3],
     /// How votes weigh.
     pub weighting: Weighting,
@@ -198,7 +206,7 @@ impl Settings {
             },
             weighting: asked.weighting.unwrap_or(manifest.patches.weighting),
             flips: asked.flips.unwrap_or(false),
-            precision: asked.precision.unwrap_or(Precision::F32),
+            precision: asked.precision.unwrap_or(manifest.patches.precision),
             align: asked.align.unwrap_or(Align::Rigid),
             anatomy: asked.anatomy.unwrap_or(true),
             outputs,
