@@ -1,4 +1,6 @@
 //! Where results may be filed: the tables `[[destination]]` of the operator's file, checked.
+use std::time::Duration;
+
 use dawson_imaging::dicom::write::Kind;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
@@ -15,6 +17,8 @@ const USUAL: [Kind; 4] = [
 ];
 /// The longest name of a destination.
 const MOST_NAME: usize = 64;
+/// How long an archive may take to commit to what it has stored, unless the table says.
+const COMMITMENT_WAIT: Duration = Duration::from_mins(10);
 
 /// A table of the file.
 #[derive(Debug, Deserialize)]
@@ -27,6 +31,9 @@ pub(super) struct DestinationTable {
     stow: Option<String>,
     authorization_env: Option<String>,
     objects: Option<Vec<String>>,
+    #[serde(default)]
+    commitment: bool,
+    commitment_wait_s: Option<f64>,
 }
 
 /// An archive that results are sent to.
@@ -58,6 +65,8 @@ pub struct DimsePeer {
     pub address: String,
     /// What Dawson calls itself there.
     pub calling_ae_title: AeTitle,
+    /// How long it may take to commit to what it has stored, if it is asked to (PS3.4 annex J).
+    pub commitment: Option<Duration>,
 }
 
 /// A service of the web protocols of DICOM.
@@ -148,11 +157,32 @@ impl DestinationTable {
             Some(title) => AeTitle::parse(title).map_err(|e| format!("calling_ae_title {e}"))?,
             None => ours.clone(),
         };
+        if self.commitment && calling != *ours {
+            return Err(
+                "calling_ae_title with commitment: the archive would tell that title, which is not listened for"
+                    .to_owned(),
+            );
+        }
         Ok(DimsePeer {
+            commitment: self.commitment()?,
             ae_title: AeTitle::parse(ae_title).map_err(|e| format!("ae_title {e}"))?,
             address: address.to_owned(),
             calling_ae_title: calling,
         })
+    }
+
+    fn commitment(&self) -> Result<Option<Duration>, String> {
+        let wait = match self.commitment_wait_s {
+            None => COMMITMENT_WAIT,
+            Some(_) if !self.commitment => {
+                return Err("commitment_wait_s belongs to commitment = true".to_owned());
+            }
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|wait| !wait.is_zero())
+                .ok_or("commitment_wait_s must be more than 0 seconds")?,
+        };
+        Ok(self.commitment.then_some(wait))
     }
 
     fn stow(
@@ -162,6 +192,9 @@ impl DestinationTable {
     ) -> Result<StowPeer, String> {
         if self.calling_ae_title.is_some() {
             return Err("calling_ae_title belongs to ae_title and address".to_owned());
+        }
+        if self.commitment || self.commitment_wait_s.is_some() {
+            return Err("commitment belongs to ae_title and address".to_owned());
         }
         let url: Option<Url> = root.trim_end_matches('/').parse().ok();
         let bare = |url: &Url| {

@@ -30,7 +30,7 @@ async fn listening(options: ServiceOptions) -> (Service, SocketAddr) {
     (service, at)
 }
 
-async fn listen(service: &Service, associations: usize, bytes: u64) -> SocketAddr {
+pub(crate) async fn listen(service: &Service, associations: usize, bytes: u64) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let config = ReceiverConfig {

@@ -51,7 +51,12 @@ pub(super) fn check(file: &[u8], limits: &Limits) -> Result<Checked, Error> {
         return Err(not_dicom);
     }
     let (syntax, start) = meta(file)?;
-    let data = file.get(start..).unwrap_or_default();
+    clean(file.get(start..).unwrap_or_default(), syntax, limits)
+}
+
+/// A data set by itself, without a file around it.
+pub(super) fn clean(data: &[u8], syntax: Syntax, limits: &Limits) -> Result<Checked, Error> {
+    within("bytes of the data set", data.len(), limits.max_file_bytes)?;
     if syntax == Syntax::Deflated {
         walk(&inflate(data, limits)?, syntax, limits)
     } else {
