@@ -1,4 +1,5 @@
 //! Where results may be filed: the tables `[[destination]]` of the operator's file, checked.
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dawson_imaging::dicom::write::Kind;
@@ -7,6 +8,7 @@ use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
 use crate::jobs::Wants;
+use crate::tls::{ClientTls, Pair};
 
 /// What is sent unless objects are named: label maps and captures are not taken everywhere.
 const USUAL: [Kind; 4] = [
@@ -34,6 +36,11 @@ pub(super) struct DestinationTable {
     #[serde(default)]
     commitment: bool,
     commitment_wait_s: Option<f64>,
+    #[serde(default)]
+    tls: bool,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
 }
 
 /// An archive that results are sent to.
@@ -67,6 +74,8 @@ pub struct DimsePeer {
     pub calling_ae_title: AeTitle,
     /// How long it may take to commit to what it has stored, if it is asked to (PS3.4 annex J).
     pub commitment: Option<Duration>,
+    /// How TLS is spoken with it, if it is.
+    pub tls: Option<ClientTls>,
 }
 
 /// A service of the web protocols of DICOM.
@@ -165,6 +174,7 @@ impl DestinationTable {
         }
         Ok(DimsePeer {
             commitment: self.commitment()?,
+            tls: self.tls()?,
             ae_title: AeTitle::parse(ae_title).map_err(|e| format!("ae_title {e}"))?,
             address: address.to_owned(),
             calling_ae_title: calling,
@@ -185,6 +195,31 @@ impl DestinationTable {
         Ok(self.commitment.then_some(wait))
     }
 
+    fn tls(&self) -> Result<Option<ClientTls>, String> {
+        let pair = match (&self.tls_cert, &self.tls_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some(Pair {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            _ => return Err("tls_cert and tls_key go together".to_owned()),
+        };
+        if !self.tls {
+            return if pair.is_none() && self.tls_ca.is_none() {
+                Ok(None)
+            } else {
+                Err("tls_ca, tls_cert and tls_key belong to tls = true".to_owned())
+            };
+        }
+        let tls = ClientTls {
+            authorities: self.tls_ca.clone(),
+            pair,
+        };
+        // What does not hold is said now, and not when the first result is to be filed.
+        tls.read().map_err(|e| e.to_string())?;
+        Ok(Some(tls))
+    }
+
     fn stow(
         &self,
         root: &str,
@@ -195,6 +230,9 @@ impl DestinationTable {
         }
         if self.commitment || self.commitment_wait_s.is_some() {
             return Err("commitment belongs to ae_title and address".to_owned());
+        }
+        if self.tls()?.is_some() {
+            return Err("tls belongs to ae_title and address; stow says https".to_owned());
         }
         let url: Option<Url> = root.trim_end_matches('/').parse().ok();
         let bare = |url: &Url| {

@@ -260,6 +260,16 @@ mod tests {
                 "NOT_SET",
             ),
             ("stow = \"http://h/\"\ncommitment = true", "commitment"),
+            ("stow = \"http://h/\"\ntls = true", "https"),
+            (&format!("{pacs}tls_ca = \"ca.pem\""), "tls = true"),
+            (
+                &format!("{pacs}tls = true\ntls_cert = \"c.pem\""),
+                "tls_key",
+            ),
+            (
+                &format!("{pacs}tls = true\ntls_ca = \"no-such.pem\""),
+                "no-such.pem",
+            ),
             (
                 &format!("{pacs}commitment = true\ncalling_ae_title = \"D\""),
                 "calling_ae_title",

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::commitment;
 use super::destinations::{Destination, DimsePeer, Peer};
 use super::send::dimse::Sending;
-use super::send::{self, Failed, Object};
+use super::send::{self, Failed, Object, Wire};
 use crate::jobs::{self, Delivery, Jobs};
 use crate::telemetry;
 
@@ -154,7 +154,26 @@ impl Desk {
         peer: &DimsePeer,
         objects: &[Object],
     ) -> Result<Sent, Failed> {
-        let sending = Sending::begin(peer, objects).await?.store(objects).await?;
+        match &peer.tls {
+            None => {
+                let sending = Sending::plainly(peer, objects).await?;
+                self.store(sending, delivery, peer, objects).await
+            }
+            Some(tls) => {
+                let sending = Sending::privately(peer, tls, objects).await?;
+                self.store(sending, delivery, peer, objects).await
+            }
+        }
+    }
+
+    async fn store<S: Wire>(
+        &self,
+        sending: Sending<S>,
+        delivery: &Delivery,
+        peer: &DimsePeer,
+        objects: &[Object],
+    ) -> Result<Sent, Failed> {
+        let sending = sending.store(objects).await?;
         let Some(patience) = peer.commitment else {
             sending.part().await;
             return Ok(Sent::Confirmed);

@@ -12,10 +12,10 @@ use dawson_imaging::dicom::{Syntax, is_uid};
 use dicom_dictionary_std::uids;
 use dicom_object::FileMetaTableBuilder;
 use dicom_ul::Pdu;
-use dicom_ul::association::Association as _;
 use dicom_ul::association::server::{
     AccessControl, AsyncServerAssociation, Negotiation, ServerAssociationOptions,
 };
+use dicom_ul::association::{Association as _, Error as UlError};
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, AssociationRJ, AssociationRJResult,
     AssociationRJServiceProviderPresentationReason, AssociationRJServiceUserReason,
@@ -34,8 +34,10 @@ use super::commitment;
 use super::dimse::{self, Command, Message};
 use super::inbox::{Inbox, Kept, Refused, Sender, Session};
 use super::rules::Rules;
+use super::send::Wire;
 use crate::jobs::Upload;
 use crate::telemetry;
+use crate::tls::Tls;
 
 /// The longest PDU: an association with 128 contexts of many encodings fits.
 const MAX_PDU: u32 = 262_144;
@@ -71,6 +73,8 @@ pub struct ReceiverConfig {
     pub max_association_bytes: u64,
     /// The longest silence within a message and between two.
     pub silence: Duration,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Listens to nodes.
@@ -142,7 +146,10 @@ impl Receiver {
         }
         let Ok(_place) = free.try_acquire() else {
             telemetry::association("too_many");
-            turn_away(socket).await;
+            // Those who speak TLS would not understand.
+            if self.config.tls.is_none() {
+                turn_away(socket).await;
+            }
             return;
         };
         let all = tokio::time::timeout(LONGEST, self.associate(socket, peer));
@@ -177,10 +184,34 @@ impl Receiver {
 
     async fn associate(&self, socket: TcpStream, peer: SocketAddr) {
         let address = peer.ip().to_canonical();
-        let association = match self.options(address).establish_async(socket).await {
+        let options = self.options(address);
+        let Some(tls) = &self.config.tls else {
+            let made = options.establish_async(socket).await;
+            return self.attend(made, address).await;
+        };
+        let options = options.tls_config(tls.current());
+        let made = options.establish_tls_async(socket);
+        match tokio::time::timeout(self.config.silence, made).await {
+            Ok(made) => self.attend(made, address).await,
+            Err(late) => {
+                telemetry::association("rejected");
+                telemetry::handshake_failed(&late);
+            }
+        }
+    }
+
+    async fn attend<S: Wire>(
+        &self,
+        made: Result<AsyncServerAssociation<S>, UlError>,
+        address: IpAddr,
+    ) {
+        let association = match made {
             Ok(association) => association,
             Err(error) => {
                 telemetry::association("rejected");
+                if matches!(error, UlError::TlsHandshake { .. }) {
+                    telemetry::handshake_failed(&short(&error));
+                }
                 tracing::info!(%address, reason = %short(&error), "an association was not made");
                 return;
             }
@@ -311,10 +342,10 @@ enum Taken {
 }
 
 /// An association that was made.
-struct Served<'a> {
+struct Served<'a, S: Wire> {
     inbox: &'a Arc<Inbox>,
     config: &'a ReceiverConfig,
-    association: AsyncServerAssociation<TcpStream>,
+    association: AsyncServerAssociation<S>,
     contexts: Vec<PresentationContextNegotiated>,
     session: Session,
     bytes: u64,
@@ -322,7 +353,7 @@ struct Served<'a> {
     pending: Option<Pending>,
 }
 
-impl Served<'_> {
+impl<S: Wire> Served<'_, S> {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             let pdu = self.association.receive().await;

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dicom_dictionary_std::uids;
+use dicom_ul::association::client::AsyncTlsStream;
 use dicom_ul::association::{Association, Error as UlError};
 use dicom_ul::association::{AsyncClientAssociation, ClientAssociationOptions};
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, PresentationContextNegotiated};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls;
 
 use super::super::commitment;
 use super::super::destinations::DimsePeer;
 use super::super::dimse::{self, Command, Message};
-use super::{Object, class_named, encoded};
+use super::{Object, Wire, class_named, encoded};
 use crate::jobs::Jobs;
+use crate::tls::ClientTls;
 
 /// A peer that is not reached within this is not there.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -51,6 +54,9 @@ pub(in crate::pacs) enum Failed {
     /// The peer is not reached.
     #[error("C-STORE: cannot connect: {}", what(*kind))]
     Connect { kind: io::ErrorKind },
+    /// TLS does not come about.
+    #[error("C-STORE: TLS: {why}")]
+    Tls { why: &'static str },
     /// The peer wants no association.
     #[error("C-STORE: the association was rejected: {why}")]
     Rejected { why: String },
@@ -78,8 +84,19 @@ pub(in crate::pacs) enum Failed {
 impl From<UlError> for Failed {
     fn from(error: UlError) -> Self {
         match error {
-            UlError::Connect { source, .. } | UlError::ToAddress { source, .. } => Self::Connect {
-                kind: source.kind(),
+            UlError::Connect { source, .. } | UlError::ToAddress { source, .. } => {
+                match why_no_tls(&source) {
+                    Some(why) => Self::Tls { why },
+                    None => Self::Connect {
+                        kind: source.kind(),
+                    },
+                }
+            }
+            UlError::TlsHandshake { .. } => Self::Tls {
+                why: "the peer hung up: does it speak TLS?",
+            },
+            UlError::InvalidServerName { .. } => Self::Tls {
+                why: "the host of its address is neither a name nor an address",
             },
             // From closed lists of the standard.
             UlError::Rejected { association_rj, .. } => Self::Rejected {
@@ -96,7 +113,8 @@ impl From<UlError> for Failed {
             UlError::Aborted { .. } => Self::Lost {
                 why: "the peer aborted the association",
             },
-            UlError::ReceivePdu { .. } => Self::Lost {
+            // Whatever else is read instead of an answer to the request for an association is told as the latter.
+            UlError::ReceivePdu { .. } | UlError::TlsNotSupported => Self::Lost {
                 why: "the peer hung up or answered what is no DICOM",
             },
             _ => Self::Lost {
@@ -106,27 +124,69 @@ impl From<UlError> for Failed {
     }
 }
 
+/// What is wrong with TLS, in our words: the library's hold names that the peer gave itself.
+fn why_no_tls(error: &io::Error) -> Option<&'static str> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::InvalidCertificate(_) => {
+            "the peer's certificate is not of an authority that is believed, or not of this host, or not of this day"
+        }
+        rustls::Error::AlertReceived(_) => "the peer refused: it may want a certificate",
+        _ => "the peer speaks no TLS, or none that is taken",
+    })
+}
+
 fn what(kind: io::ErrorKind) -> String {
     kind.to_string()
 }
 
-type Line = AsyncClientAssociation<TcpStream>;
+type Line<S> = AsyncClientAssociation<S>;
 
 /// An association on which the objects of a delivery go.
-pub(in crate::pacs) struct Sending {
-    line: Line,
+pub(in crate::pacs) struct Sending<S: Wire> {
+    line: Line<S>,
 }
 
-impl Sending {
+impl Sending<TcpStream> {
     /// Makes the association.
-    pub(in crate::pacs) async fn begin(
+    pub(in crate::pacs) async fn plainly(
         peer: &DimsePeer,
         objects: &[Object],
     ) -> Result<Self, Failed> {
-        let line = associate(peer, objects).await?;
+        let options = options(peer, objects);
+        let line = in_time(options.establish_async(peer.address.as_str()), objects);
+        let mut line = line.await?;
+        at_once(line.inner_stream())?;
         Ok(Self { line })
     }
+}
 
+impl Sending<AsyncTlsStream> {
+    /// Makes the association over TLS, with the host of the peer's address.
+    pub(in crate::pacs) async fn privately(
+        peer: &DimsePeer,
+        tls: &ClientTls,
+        objects: &[Object],
+    ) -> Result<Self, Failed> {
+        // Few bytes, and they may have been renewed.
+        let config = tls.read().map_err(|error| {
+            tracing::warn!(%error, "files of TLS cannot be used");
+            Failed::Tls {
+                why: "the files of its destination cannot be used",
+            }
+        })?;
+        let host = peer.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let options = options(peer, objects)
+            .tls_config(config)
+            .server_name(host.trim_matches(['[', ']']));
+        let line = in_time(options.establish_tls_async(peer.address.as_str()), objects);
+        let mut line = line.await?;
+        at_once(line.inner_stream().get_ref().0)?;
+        Ok(Self { line })
+    }
+}
+
+impl<S: Wire> Sending<S> {
     /// Sends objects; returns once the peer has confirmed each of them.
     pub(in crate::pacs) async fn store(mut self, objects: &[Object]) -> Result<Self, Failed> {
         let mut refused = Vec::new();
@@ -241,8 +301,7 @@ enum Answered {
 
 /// Two contexts for each class: Explicit VR Little Endian, which objects are written in, and the Implicit VR Little
 /// Endian that every peer must know.
-async fn associate(peer: &DimsePeer, objects: &[Object]) -> Result<Line, Failed> {
-    let classes: BTreeSet<&str> = objects.iter().map(|o| o.sop_class_uid.as_str()).collect();
+fn options<'a>(peer: &'a DimsePeer, objects: &'a [Object]) -> ClientAssociationOptions<'a> {
     let mut options = ClientAssociationOptions::new()
         .calling_ae_title(peer.calling_ae_title.as_str())
         .called_ae_title(peer.ae_title.as_str())
@@ -252,7 +311,7 @@ async fn associate(peer: &DimsePeer, objects: &[Object]) -> Result<Line, Failed>
         .read_timeout(PATIENCE)
         .write_timeout(PATIENCE);
     let commitment = peer.commitment.map(|_| uids::STORAGE_COMMITMENT_PUSH_MODEL);
-    for class in classes.iter().copied().chain(commitment) {
+    for class in classes(objects).into_iter().chain(commitment) {
         for syntax in [
             uids::EXPLICIT_VR_LITTLE_ENDIAN,
             uids::IMPLICIT_VR_LITTLE_ENDIAN,
@@ -260,27 +319,41 @@ async fn associate(peer: &DimsePeer, objects: &[Object]) -> Result<Line, Failed>
             options = options.with_presentation_context(class, vec![syntax]);
         }
     }
-    let mut line = options
-        .establish_async(peer.address.as_str())
-        .await
-        .map_err(|error| {
-            if matches!(error, UlError::NoAcceptedPresentationContexts { .. }) {
-                let class = classes.first().copied().unwrap_or_default();
-                return Failed::Context {
-                    class: class_named(class),
-                };
-            }
-            Failed::from(error)
-        })?;
-    // The request went out in one piece; what follows goes in several, each of which would wait 40 ms.
-    line.inner_stream()
-        .set_nodelay(true)
-        .map_err(|e| Failed::Connect { kind: e.kind() })?;
-    Ok(line)
+    options
+}
+
+fn classes(objects: &[Object]) -> BTreeSet<&str> {
+    objects.iter().map(|o| o.sop_class_uid.as_str()).collect()
+}
+
+/// An association that is made within the time that a peer has to answer, a handshake of TLS included.
+async fn in_time<S: Wire>(
+    made: impl Future<Output = Result<Line<S>, UlError>>,
+    objects: &[Object],
+) -> Result<Line<S>, Failed> {
+    let made = tokio::time::timeout(PATIENCE, made).await;
+    let made = made.map_err(|_| Failed::Lost {
+        why: "the peer did not answer in time",
+    })?;
+    made.map_err(|error| {
+        if matches!(error, UlError::NoAcceptedPresentationContexts { .. }) {
+            let class = classes(objects).first().copied().unwrap_or_default();
+            return Failed::Context {
+                class: class_named(class),
+            };
+        }
+        Failed::from(error)
+    })
+}
+
+/// The request went out in one piece; what follows goes in several, each of which would wait 40 ms.
+fn at_once(stream: &TcpStream) -> Result<(), Failed> {
+    let set = stream.set_nodelay(true);
+    set.map_err(|e| Failed::Connect { kind: e.kind() })
 }
 
 /// The context for a class: the syntax that objects are written in before the other.
-fn context_for(line: &Line, class: &str) -> Option<PresentationContextNegotiated> {
+fn context_for<S>(line: &Line<S>, class: &str) -> Option<PresentationContextNegotiated> {
     let contexts = line.presentation_contexts().iter();
     let mut fitting: Vec<_> = contexts.filter(|c| c.abstract_syntax == class).collect();
     fitting.sort_by_key(|c| c.transfer_syntax != uids::EXPLICIT_VR_LITTLE_ENDIAN);
@@ -288,8 +361,8 @@ fn context_for(line: &Line, class: &str) -> Option<PresentationContextNegotiated
 }
 
 /// Sends one object; the status of its response.
-async fn store(
-    line: &mut Line,
+async fn store<S: Wire>(
+    line: &mut Line<S>,
     context: &PresentationContextNegotiated,
     number: u16,
     object: &Object,
@@ -324,8 +397,8 @@ async fn store(
 }
 
 /// Sends a command or a data set in as many fragments as the peer wants.
-async fn say(
-    line: &mut Line,
+async fn say<S: Wire>(
+    line: &mut Line<S>,
     context: u8,
     value_type: PDataValueType,
     bytes: Bytes,
@@ -365,7 +438,7 @@ struct Heard {
 }
 
 /// Receives a message.
-async fn hear(line: &mut Line) -> Result<Heard, Failed> {
+async fn hear<S: Wire>(line: &mut Line<S>) -> Result<Heard, Failed> {
     let no_command = Failed::Lost {
         why: "the peer's response is no command",
     };

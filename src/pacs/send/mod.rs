@@ -12,6 +12,12 @@ use dicom_object::{FileMetaTable, InMemDicomObject};
 use dicom_transfer_syntax_registry::entries::{
     EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What an association runs over: TCP, or TLS over it.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
 /// Bytes before the magic word of a Part 10 file (PS3.10 section 7.1).
 const PREAMBLE: usize = 128;
