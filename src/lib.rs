@@ -2,7 +2,7 @@
 //!
 //! The rooms: [`jobs`] (a job's life), [`store`] (rows and files), [`http`] (the wire), [`cli`] (one
 //! file a command), [`keys`] (who may call), [`pacs`]
-//! (DICOM nodes), [`config`], [`telemetry`], [`files`] (durable writing). They meet in
+//! (DICOM nodes), [`config`], [`telemetry`], [`files`] (durable writing), [`tls`]. They meet in
 //! `cli/serve.rs`. What is computed stands in the crates `dawson-imaging` and `dawson-inference`.
 
 pub mod cli;
@@ -14,3 +14,4 @@ pub mod keys;
 pub mod pacs;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

@@ -41,19 +41,24 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         "who may call: it knows neither the wire nor what a scope opens",
     ),
     (
+        "tls",
+        &["files"],
+        "certificates and whom they are shown to: it knows neither HTTP nor DICOM, which both speak within it",
+    ),
+    (
         "jobs",
         &["store", "files", "telemetry"],
         "a job's life knows nothing of HTTP",
     ),
     (
         "pacs",
-        &["jobs", "store", "telemetry", "files"],
+        &["jobs", "store", "telemetry", "files", "tls"],
         "archives are another wire: it knows nothing of HTTP, and jobs know nothing of it",
     ),
     (
         "http",
-        // `files` for certificates, `keys` for who asks, `pacs` for studies that arrive.
-        &["jobs", "store", "telemetry", "files", "keys", "pacs"],
+        // `keys` for who asks, `pacs` for studies that arrive.
+        &["jobs", "store", "telemetry", "files", "keys", "pacs", "tls"],
         "handlers only translate, they never compute",
     ),
     (
@@ -69,11 +74,14 @@ const MEETING_PLACES: &[(&str, &[&str])] = &[
         "cli/serve.rs",
         &["config", "http", "jobs", "pacs", "telemetry", "files"],
     ),
-    ("cli/edge.rs", &["config", "http", "keys", "telemetry"]),
+    (
+        "cli/edge.rs",
+        &["config", "http", "keys", "telemetry", "tls"],
+    ),
     ("cli/keys.rs", &["config", "keys", "telemetry"]),
     ("cli/jobs.rs", &["config", "jobs"]),
     ("cli/openapi.rs", &["http"]),
-    ("cli/pacs.rs", &["config", "jobs", "pacs", "files"]),
+    ("cli/pacs.rs", &["config", "jobs", "pacs", "files", "tls"]),
 ];
 
 /// Modules of `dawson_inference` that a room of `src/` may name.
@@ -81,6 +89,7 @@ const INFERENCE: &[(&str, &[&str], &str)] = &[
     ("files", &[], "durable writing knows no results"),
     ("config", &[], "settings are plain values"),
     ("keys", &[], "keys are the wire's"),
+    ("tls", &[], "certificates are the wire's"),
     (
         "telemetry",
         &["problem", "report", "engine"],

@@ -11,9 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use crate::config::Settings;
-use crate::http::{AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls};
+use crate::http::{AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace};
 use crate::keys::KeyFile;
 use crate::telemetry;
+use crate::tls::{Pair, Tls, Within};
 
 /// The keys' file below the state.
 const KEYS_FILE: &str = "keys.toml";
@@ -34,6 +35,8 @@ pub(super) struct Edge {
     pub(super) listening: ListenConfig,
     pub(super) http: HttpConfig,
     pub(super) tls: Option<Arc<Tls>>,
+    /// With DICOM nodes.
+    pub(super) dicom_tls: Option<Arc<Tls>>,
     keys: Arc<KeyFile>,
 }
 
@@ -48,22 +51,14 @@ impl Edge {
             let reason = "there is no such file; dawson keys new makes it";
             return Err(settings.wrong("keys_file", reason).into());
         }
-        let tls = match (
-            settings.optional("tls_cert")?,
-            settings.optional("tls_key")?,
-        ) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => {
-                let tls = Tls::open(certificate, key);
+        let pair = pair(settings)?;
+        let tls = match &pair {
+            None => None,
+            Some(pair) => {
+                let tls = Tls::open(pair.clone(), None, Within::Http);
                 Some(Arc::new(tls.map_err(|e| {
                     Failure::new(Code::InvalidOptions, format!("tls_cert, tls_key: {e}"))
                 })?))
-            }
-            (Some(_), None) => {
-                return Err(settings.wrong("tls_key", "is needed with tls_cert").into());
-            }
-            (None, Some(_)) => {
-                return Err(settings.wrong("tls_cert", "is needed with tls_key").into());
             }
         };
         let edge = Self {
@@ -71,6 +66,7 @@ impl Edge {
             listening: listening(settings)?,
             http: http(settings, &keys)?,
             tls,
+            dicom_tls: dicom_tls(settings, pair)?,
             keys,
         };
         edge.check_open(settings)?;
@@ -114,7 +110,7 @@ impl Edge {
         F: Future<Output = ()> + Send,
     {
         let keys = Arc::clone(&self.keys);
-        let tls = self.tls.clone();
+        let certificates: Vec<Arc<Tls>> = self.tls.iter().chain(&self.dicom_tls).cloned().collect();
         let mut hangup = signal(SignalKind::hangup()).map_err(|e| {
             Failure::new(Code::Internal, format!("signals cannot be received: {e}"))
         })?;
@@ -132,10 +128,10 @@ impl Edge {
                         }).await;
                     }
                     _ = hangup.recv() => {
-                        let (keys, tls) = (Arc::clone(&keys), tls.clone());
+                        let (keys, certificates) = (Arc::clone(&keys), certificates.clone());
                         let _read = tokio::task::spawn_blocking(move || {
                             reload_keys(&keys);
-                            if let Some(tls) = tls {
+                            for tls in certificates {
                                 match tls.reload() {
                                     Ok(()) => telemetry::reloaded("certificate"),
                                     Err(error) => telemetry::reload_failed("certificate", &error),
@@ -148,6 +144,36 @@ impl Edge {
             }
         })
     }
+}
+
+/// The certificate that is shown to whoever calls, if there is one.
+fn pair(settings: &Settings) -> Result<Option<Pair>, Failure> {
+    match (
+        settings.optional("tls_cert")?,
+        settings.optional("tls_key")?,
+    ) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some(Pair { certificate, key })),
+        (Some(_), None) => Err(settings.wrong("tls_key", "is needed with tls_cert").into()),
+        (None, Some(_)) => Err(settings.wrong("tls_cert", "is needed with tls_key").into()),
+    }
+}
+
+/// How TLS is spoken with DICOM nodes, if it is.
+fn dicom_tls(settings: &Settings, pair: Option<Pair>) -> Result<Option<Arc<Tls>>, Failure> {
+    let callers: Option<PathBuf> = settings.optional("dicom_tls_ca")?;
+    if !settings.get("dicom_tls")? {
+        return match callers {
+            None => Ok(None),
+            Some(_) => Err(settings
+                .wrong("dicom_tls_ca", "belongs to dicom_tls")
+                .into()),
+        };
+    }
+    let needed = || settings.wrong("dicom_tls", "needs tls_cert and tls_key");
+    let tls = Tls::open(pair.ok_or_else(needed)?, callers, Within::Dicom);
+    let wrong = |e| Failure::new(Code::InvalidOptions, format!("dicom_tls: {e}"));
+    Ok(Some(Arc::new(tls.map_err(wrong)?)))
 }
 
 fn reload_keys(keys: &KeyFile) {

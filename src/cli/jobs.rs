@@ -96,8 +96,8 @@ impl From<Delivery> for DeliveryRow {
     fn from(delivery: Delivery) -> Self {
         Self {
             not_before: delivery.due_at().map(time),
+            state: delivery.stage(),
             destination: delivery.destination,
-            state: delivery.state.name(),
             tries: delivery.tries,
             error: delivery.error,
             ended_at: delivery.ended_at.map(time),

@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::files;
 use crate::jobs::Jobs;
 use crate::pacs::{AeTitle, Destination, Inbox, InboxConfig, PacsFile, Receiver, ReceiverConfig};
+use crate::tls::Tls;
 
 /// What the operator's file says of nodes and archives; nothing if the settings name none.
 pub(super) fn file(settings: &Settings) -> Result<PacsFile, Failure> {
@@ -65,6 +66,7 @@ pub(super) async fn open_inbox(
 pub(super) async fn listen(
     settings: &Settings,
     inbox: &Arc<Inbox>,
+    tls: Option<Arc<Tls>>,
 ) -> Result<Option<(Receiver, TcpListener)>, Failure> {
     let Some(address) = settings.optional::<SocketAddr>("dicom_listen")? else {
         return Ok(None);
@@ -80,6 +82,7 @@ pub(super) async fn listen(
         max_associations: settings.get("max_associations")?,
         max_association_bytes: settings.get("max_association_bytes")?,
         silence: settings.seconds("dicom_silence_s")?,
+        tls,
     };
     let listener = TcpListener::bind(address).await;
     let listener = listener

@@ -211,7 +211,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     let inbox = pacs::open_inbox(settings, &jobs, &pacs_file).await?;
-    let nodes = pacs::listen(settings, &inbox).await?;
+    let nodes = pacs::listen(settings, &inbox, edge.dicom_tls.clone()).await?;
     let router = http::router(
         Arc::clone(&jobs),
         Arc::clone(&inbox),

@@ -54,6 +54,16 @@ pub const KEYS: &[Key] = &[
         help: "Address and port at which DICOM nodes are listened to (C-STORE, C-ECHO) [default: none]",
     },
     Key {
+        name: "dicom_tls",
+        default: "false",
+        help: "Speak TLS with DICOM nodes, by tls_cert and tls_key",
+    },
+    Key {
+        name: "dicom_tls_ca",
+        default: "",
+        help: "PEM file of authorities: nodes must show a certificate of one of them [default: none is asked for]",
+    },
+    Key {
         name: "ae_title",
         default: "DAWSON",
         help: "The application entity title of this service",

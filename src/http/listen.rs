@@ -27,11 +27,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::limits::Held;
-use super::tls::Tls;
 use crate::telemetry;
+use crate::tls::Tls;
 
 /// How long a connection that was asked to end may take if no request is under way on it.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -364,7 +365,7 @@ impl Server {
         let Some(tls) = &self.tls else {
             return self.converse(stream, peer, connection).await;
         };
-        let handshake = tls.acceptor().accept(stream);
+        let handshake = TlsAcceptor::from(tls.current()).accept(stream);
         match tokio::time::timeout(self.config.header_timeout, handshake).await {
             Ok(Ok(stream)) => self.converse(stream, peer, connection).await,
             Ok(Err(error)) => telemetry::handshake_failed(&error),

@@ -11,7 +11,6 @@ mod listen;
 mod options;
 mod problem;
 mod routes;
-mod tls;
 mod upload;
 mod wire;
 
@@ -26,7 +25,6 @@ use axum::middleware;
 pub use limits::Pace;
 pub use listen::{ListenConfig, serve};
 pub use options::read_options;
-pub use tls::{Tls, TlsError};
 use tokio::sync::Semaphore;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;

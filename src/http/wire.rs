@@ -49,7 +49,8 @@ pub(super) struct JobBody {
 pub(super) struct DeliveryBody {
     /// The destination's name.
     destination: String,
-    /// `waiting` for its next try, `delivered`, or `dead`: given up until it is sent again.
+    /// `waiting` for its next try, `stored` where the destination is still to commit to it, `delivered`, or `dead`:
+    /// given up until it is sent again.
     state: &'static str,
     /// How often it was tried.
     tries: i64,
@@ -270,8 +271,8 @@ impl From<Delivery> for DeliveryBody {
     fn from(delivery: Delivery) -> Self {
         Self {
             not_before: delivery.due_at().map(time),
+            state: delivery.stage(),
             destination: delivery.destination,
-            state: delivery.state.name(),
             tries: delivery.tries,
             error: delivery.error,
             ended_at: delivery.ended_at.map(time),

@@ -152,18 +152,42 @@ impl Jobs {
         Ok(self.store.awaited_destinations().await?)
     }
 
+    /// Writes down, before it is done, that a destination is asked in this transaction to commit to the objects of a
+    /// delivery, and how long it may take; false if the delivery is lost to somebody else.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn await_commitment(
+        &self,
+        delivery: &Delivery,
+        transaction_uid: &str,
+        patience: Duration,
+    ) -> Result<bool, Error> {
+        let until = now_ms().saturating_add(in_ms(patience));
+        let asked = self
+            .store
+            .await_commitment(delivery, transaction_uid, until);
+        Ok(asked.await?)
+    }
+
+    /// The delivery that was asked for in a transaction: it waits for its answer, or has had it.
+    ///
+    /// # Errors
+    /// [`Error::Store`]
+    pub async fn delivery_of(&self, transaction_uid: &str) -> Result<Option<Delivery>, Error> {
+        Ok(self.store.delivery_of(transaction_uid).await?)
+    }
+
     /// The objects of a delivery, DICOM Part 10 files.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the job is gone, [`Error::Store`]
-    pub async fn objects_for(
-        &self,
-        delivery: &Delivery,
-        wants: &Wants,
-    ) -> Result<Vec<Bytes>, Error> {
+    pub async fn objects_for(&self, delivery: &Delivery) -> Result<Vec<Bytes>, Error> {
+        let wants = self.config.filing.wants(&delivery.destination);
         let (artifacts, attempt) = self.artifacts(&Sees::All, delivery.job).await?;
         let mut objects = Vec::new();
-        for artifact in artifacts.iter().filter(|a| wants.takes(&a.name)) {
+        let taken = |name: &str| wants.is_some_and(|wants| wants.takes(name));
+        for artifact in artifacts.iter().filter(|a| taken(&a.name)) {
             objects.push(
                 self.files
                     .read_result(delivery.job, attempt, &artifact.name)
@@ -201,9 +225,8 @@ impl Jobs {
         let wait = self.config.filing.wait(*tries);
         let written = match wait {
             Some(wait) => {
-                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2);
                 self.store
-                    .delivery_again(delivery, now.saturating_add(wait_ms), &reason)
+                    .delivery_again(delivery, now.saturating_add(in_ms(wait)), &reason)
                     .await?
             }
             None => self.store.bury_delivery(delivery, now, &reason).await?,
@@ -250,6 +273,10 @@ impl Jobs {
         })?;
         Ok(wanted.send_to)
     }
+}
+
+fn in_ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 #[cfg(test)]

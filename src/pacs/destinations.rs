@@ -1,10 +1,14 @@
 //! Where results may be filed: the tables `[[destination]]` of the operator's file, checked.
+use std::path::PathBuf;
+use std::time::Duration;
+
 use dawson_imaging::dicom::write::Kind;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
 use crate::jobs::Wants;
+use crate::tls::{ClientTls, Pair};
 
 /// What is sent unless objects are named: label maps and captures are not taken everywhere.
 const USUAL: [Kind; 4] = [
@@ -15,6 +19,8 @@ const USUAL: [Kind; 4] = [
 ];
 /// The longest name of a destination.
 const MOST_NAME: usize = 64;
+/// How long an archive may take to commit to what it has stored, unless the table says.
+const COMMITMENT_WAIT: Duration = Duration::from_mins(10);
 
 /// A table of the file.
 #[derive(Debug, Deserialize)]
@@ -27,6 +33,14 @@ pub(super) struct DestinationTable {
     stow: Option<String>,
     authorization_env: Option<String>,
     objects: Option<Vec<String>>,
+    #[serde(default)]
+    commitment: bool,
+    commitment_wait_s: Option<f64>,
+    #[serde(default)]
+    tls: bool,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
 }
 
 /// An archive that results are sent to.
@@ -58,6 +72,10 @@ pub struct DimsePeer {
     pub address: String,
     /// What Dawson calls itself there.
     pub calling_ae_title: AeTitle,
+    /// How long it may take to commit to what it has stored, if it is asked to (PS3.4 annex J).
+    pub commitment: Option<Duration>,
+    /// How TLS is spoken with it, if it is.
+    pub tls: Option<ClientTls>,
 }
 
 /// A service of the web protocols of DICOM.
@@ -148,11 +166,58 @@ impl DestinationTable {
             Some(title) => AeTitle::parse(title).map_err(|e| format!("calling_ae_title {e}"))?,
             None => ours.clone(),
         };
+        if self.commitment && calling != *ours {
+            return Err(
+                "calling_ae_title with commitment: the archive would tell that title, which is not listened for"
+                    .to_owned(),
+            );
+        }
         Ok(DimsePeer {
+            commitment: self.commitment()?,
+            tls: self.tls()?,
             ae_title: AeTitle::parse(ae_title).map_err(|e| format!("ae_title {e}"))?,
             address: address.to_owned(),
             calling_ae_title: calling,
         })
+    }
+
+    fn commitment(&self) -> Result<Option<Duration>, String> {
+        let wait = match self.commitment_wait_s {
+            None => COMMITMENT_WAIT,
+            Some(_) if !self.commitment => {
+                return Err("commitment_wait_s belongs to commitment = true".to_owned());
+            }
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|wait| !wait.is_zero())
+                .ok_or("commitment_wait_s must be more than 0 seconds")?,
+        };
+        Ok(self.commitment.then_some(wait))
+    }
+
+    fn tls(&self) -> Result<Option<ClientTls>, String> {
+        let pair = match (&self.tls_cert, &self.tls_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some(Pair {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            _ => return Err("tls_cert and tls_key go together".to_owned()),
+        };
+        if !self.tls {
+            return if pair.is_none() && self.tls_ca.is_none() {
+                Ok(None)
+            } else {
+                Err("tls_ca, tls_cert and tls_key belong to tls = true".to_owned())
+            };
+        }
+        let tls = ClientTls {
+            authorities: self.tls_ca.clone(),
+            pair,
+        };
+        // What does not hold is said now, and not when the first result is to be filed.
+        tls.read().map_err(|e| e.to_string())?;
+        Ok(Some(tls))
     }
 
     fn stow(
@@ -162,6 +227,12 @@ impl DestinationTable {
     ) -> Result<StowPeer, String> {
         if self.calling_ae_title.is_some() {
             return Err("calling_ae_title belongs to ae_title and address".to_owned());
+        }
+        if self.commitment || self.commitment_wait_s.is_some() {
+            return Err("commitment belongs to ae_title and address".to_owned());
+        }
+        if self.tls()?.is_some() {
+            return Err("tls belongs to ae_title and address; stow says https".to_owned());
         }
         let url: Option<Url> = root.trim_end_matches('/').parse().ok();
         let bare = |url: &Url| {

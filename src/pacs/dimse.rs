@@ -5,6 +5,7 @@
 //! here, and no socket is known.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 use dawson_imaging::dicom::is_uid;
+use dicom_dictionary_std::uids;
 
 /// The most bytes of a command set; real ones have less than 500.
 pub const MOST_BYTES: usize = 16 << 10;
@@ -183,7 +184,7 @@ impl Command {
     pub fn c_echo_rq(message_id: u16) -> Self {
         Self {
             message: Message::CEchoRq,
-            affected_sop_class_uid: Some(dicom_dictionary_std::uids::VERIFICATION.to_owned()),
+            affected_sop_class_uid: Some(uids::VERIFICATION.to_owned()),
             message_id: Some(message_id),
             ..Self::default()
         }
@@ -199,6 +200,22 @@ impl Command {
             affected_sop_instance_uid: Some(sop_instance_uid.to_owned()),
             message_id: Some(message_id),
             priority: Some(MEDIUM),
+            ..Self::default()
+        }
+    }
+
+    /// Announces the data set that says which stored objects a peer is asked to commit to (PS3.4 section J.3.2).
+    #[must_use]
+    pub fn commitment_rq(message_id: u16) -> Self {
+        Self {
+            message: Message::NActionRq,
+            has_data_set: true,
+            requested_sop_class_uid: Some(uids::STORAGE_COMMITMENT_PUSH_MODEL.to_owned()),
+            requested_sop_instance_uid: Some(
+                uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE.to_owned(),
+            ),
+            message_id: Some(message_id),
+            action_type_id: Some(1),
             ..Self::default()
         }
     }

@@ -191,6 +191,24 @@ mod tests {
     }
 
     #[test]
+    fn commitment_is_asked_for_only_where_the_table_says_so() {
+        let waits = |more: &str| {
+            let table = "[[destination]]\nname = \"p\"\nae_title = \"P\"\naddress = \"h:104\"\n";
+            let found = read(&format!("{table}{more}")).unwrap();
+            let Peer::Dimse(peer) = &found[0].peer else {
+                panic!()
+            };
+            peer.commitment.map(|wait| wait.as_millis())
+        };
+        assert_eq!(waits(""), None);
+        assert_eq!(waits("commitment = true"), Some(600_000));
+        assert_eq!(
+            waits("commitment = true\ncommitment_wait_s = 0.5"),
+            Some(500)
+        );
+    }
+
+    #[test]
     fn what_does_not_hold_is_refused_by_name() {
         let typo = read("[[destination]]\nname = \"p\"\nadress = \"x:1\"\n")
             .unwrap_err()
@@ -240,6 +258,29 @@ mod tests {
             (
                 "stow = \"http://h/\"\nauthorization_env = \"NOT_SET\"",
                 "NOT_SET",
+            ),
+            ("stow = \"http://h/\"\ncommitment = true", "commitment"),
+            ("stow = \"http://h/\"\ntls = true", "https"),
+            (&format!("{pacs}tls_ca = \"ca.pem\""), "tls = true"),
+            (
+                &format!("{pacs}tls = true\ntls_cert = \"c.pem\""),
+                "tls_key",
+            ),
+            (
+                &format!("{pacs}tls = true\ntls_ca = \"no-such.pem\""),
+                "no-such.pem",
+            ),
+            (
+                &format!("{pacs}commitment = true\ncalling_ae_title = \"D\""),
+                "calling_ae_title",
+            ),
+            (
+                &format!("{pacs}commitment_wait_s = 60"),
+                "commitment = true",
+            ),
+            (
+                &format!("{pacs}commitment = true\ncommitment_wait_s = -1"),
+                "commitment_wait_s",
             ),
         ];
         for (more, word) in cases {

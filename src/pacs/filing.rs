@@ -2,15 +2,18 @@
 //!
 //! Each destination has a task of its own, so that one that does not answer keeps nobody else waiting. While a
 //! delivery is tried it is held; a process that is killed holds no longer, and another one, or the next, tries it
-//! again. What is on its way when the service stops is left to that as well.
+//! again. What is on its way when the service stops is left to that as well. A destination that is asked to commit to
+//! what it has stored answers later, and not to the task ([`commitment`]).
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::destinations::{Destination, Peer};
-use super::send::{self, Failed, Object};
-use crate::jobs::{self, Delivery, Jobs, Wants};
+use super::commitment;
+use super::destinations::{Destination, DimsePeer, Peer};
+use super::send::dimse::Sending;
+use super::send::{self, Failed, Object, Wire};
+use crate::jobs::{self, Delivery, Jobs};
 use crate::telemetry;
 
 /// How often what is due is looked for although nobody spoke of it.
@@ -47,7 +50,7 @@ impl Filing {
         for destination in self.destinations {
             let desk = Desk {
                 jobs: Arc::clone(&self.jobs),
-                wants: destination.wants(),
+                destination: destination.name,
                 peer: destination.peer,
                 web: self.web.clone(),
             };
@@ -62,7 +65,7 @@ impl Filing {
 /// Files at one destination.
 struct Desk {
     jobs: Arc<Jobs>,
-    wants: Wants,
+    destination: String,
     peer: Peer,
     web: reqwest::Client,
 }
@@ -87,18 +90,26 @@ impl Desk {
 
     /// Tries one delivery, if there is one to try.
     async fn file_next(&self) -> Result<bool, jobs::Error> {
-        let Some(delivery) = self.jobs.take_delivery(&self.wants.destination).await? else {
+        let Some(delivery) = self.jobs.take_delivery(&self.destination).await? else {
             return Ok(false);
         };
-        if let Some(outcome) = self.attend(&delivery).await {
-            let outcome = outcome.map_err(|reason| reason.to_string());
-            self.jobs.delivery_tried(&delivery, outcome).await?;
-        }
+        let outcome = match &delivery.transaction_uid {
+            // Its time is over: whoever has heard a report has settled it.
+            Some(_) => Some(Err(Failed::NoReport)),
+            None => self.attend(&delivery).await,
+        };
+        let outcome = match outcome {
+            Some(Ok(Sent::Confirmed)) => Ok(()),
+            Some(Err(reason)) => Err(reason.to_string()),
+            // Somebody else has it, or its report settles it.
+            None | Some(Ok(Sent::Asked)) => return Ok(true),
+        };
+        self.jobs.delivery_tried(&delivery, outcome).await?;
         Ok(true)
     }
 
     /// Sends a delivery and holds it meanwhile; `None` if it is lost to somebody else.
-    async fn attend(&self, delivery: &Delivery) -> Option<Result<(), Failed>> {
+    async fn attend(&self, delivery: &Delivery) -> Option<Result<Sent, Failed>> {
         let mut beat = tokio::time::interval(self.jobs.delivery_lease() / 3);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let sending = tokio::time::timeout(LONGEST, self.send(delivery));
@@ -118,12 +129,9 @@ impl Desk {
         }
     }
 
-    async fn send(&self, delivery: &Delivery) -> Result<(), Failed> {
-        let files = self.jobs.objects_for(delivery, &self.wants).await;
-        let files = files.map_err(|error| {
-            failed(&error);
-            Failed::Results
-        })?;
+    async fn send(&self, delivery: &Delivery) -> Result<Sent, Failed> {
+        let files = self.jobs.objects_for(delivery).await;
+        let files = files.map_err(|error| store_failed(&error))?;
         if files.is_empty() {
             return Err(Failed::Nothing);
         }
@@ -132,10 +140,66 @@ impl Desk {
             .map(Object::read)
             .collect::<Result<_, _>>()?;
         match &self.peer {
-            Peer::Dimse(peer) => Ok(send::dimse::send(peer, &objects).await?),
-            Peer::Stow(peer) => Ok(send::stow::send(&self.web, peer, &objects).await?),
+            Peer::Dimse(peer) => self.send_by_dimse(delivery, peer, &objects).await,
+            Peer::Stow(peer) => {
+                send::stow::send(&self.web, peer, &objects).await?;
+                Ok(Sent::Confirmed)
+            }
         }
     }
+
+    async fn send_by_dimse(
+        &self,
+        delivery: &Delivery,
+        peer: &DimsePeer,
+        objects: &[Object],
+    ) -> Result<Sent, Failed> {
+        match &peer.tls {
+            None => {
+                let sending = Sending::plainly(peer, objects).await?;
+                self.store(sending, delivery, peer, objects).await
+            }
+            Some(tls) => {
+                let sending = Sending::privately(peer, tls, objects).await?;
+                self.store(sending, delivery, peer, objects).await
+            }
+        }
+    }
+
+    async fn store<S: Wire>(
+        &self,
+        sending: Sending<S>,
+        delivery: &Delivery,
+        peer: &DimsePeer,
+        objects: &[Object],
+    ) -> Result<Sent, Failed> {
+        let sending = sending.store(objects).await?;
+        let Some(patience) = peer.commitment else {
+            sending.part().await;
+            return Ok(Sent::Confirmed);
+        };
+        let uid = commitment::transaction_uid();
+        // Before it is said: the report may be here before the answer.
+        let asked = self.jobs.await_commitment(delivery, &uid, patience).await;
+        if asked.map_err(|error| store_failed(&error))? {
+            sending.ask(&uid, objects, &self.jobs).await?;
+        }
+        Ok(Sent::Asked)
+    }
+}
+
+/// What a destination has done.
+enum Sent {
+    /// It has confirmed every object.
+    Confirmed,
+    /// It has stored every object, and was asked to commit to them.
+    Asked,
+}
+
+/// Why is in the log.
+fn store_failed(error: &jobs::Error) -> Failed {
+    failed(error);
+    Failed::Store
 }
 
 /// Tries what nobody can deliver: destinations that the file no longer names. So it ends dead, and is seen.

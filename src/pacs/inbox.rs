@@ -175,6 +175,11 @@ impl Inbox {
         })
     }
 
+    /// The jobs that studies become.
+    pub(super) fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
     /// The rules.
     #[must_use]
     pub fn rules(&self) -> &Rules {

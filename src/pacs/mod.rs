@@ -4,6 +4,7 @@
 //! results to archives. Who may send, which studies are run and where results go stands in the operator's
 //! file ([`PacsFile`]). [`dimse`] writes and reads the commands of PS3.7 for whoever sends and receives.
 mod classes;
+mod commitment;
 mod destinations;
 pub mod dimse;
 mod file;

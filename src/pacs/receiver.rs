@@ -1,4 +1,4 @@
-//! The way over DICOM's own protocol: who calls, C-ECHO, C-STORE (PS3.7, PS3.8).
+//! The way over DICOM's own protocol: who calls, C-ECHO, C-STORE, reports of storage commitment (PS3.7, PS3.8).
 //!
 //! An image is written to the disk while it comes, looked at, and only then answered with success. What a peer
 //! may make us hold is bounded: bytes of a PDU, of an object, of an association, seconds of silence,
@@ -12,15 +12,15 @@ use dawson_imaging::dicom::{Syntax, is_uid};
 use dicom_dictionary_std::uids;
 use dicom_object::FileMetaTableBuilder;
 use dicom_ul::Pdu;
-use dicom_ul::association::Association as _;
 use dicom_ul::association::server::{
-    AccessControl, AsyncServerAssociation, ServerAssociationOptions,
+    AccessControl, AsyncServerAssociation, Negotiation, ServerAssociationOptions,
 };
+use dicom_ul::association::{Association as _, Error as UlError};
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, AssociationRJ, AssociationRJResult,
     AssociationRJServiceProviderPresentationReason, AssociationRJServiceUserReason,
-    AssociationRJSource, PDataValue, PDataValueType, PresentationContextNegotiated, UserIdentity,
-    write_pdu,
+    AssociationRJSource, PDataValue, PDataValueType, PresentationContextNegotiated, RequestorRoles,
+    UserIdentity, write_pdu,
 };
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,11 +30,14 @@ use tokio::task::JoinSet;
 
 use super::AeTitle;
 use super::classes::{BESIDE, MR};
+use super::commitment;
 use super::dimse::{self, Command, Message};
 use super::inbox::{Inbox, Kept, Refused, Sender, Session};
 use super::rules::Rules;
+use super::send::Wire;
 use crate::jobs::Upload;
 use crate::telemetry;
+use crate::tls::Tls;
 
 /// The longest PDU: an association with 128 contexts of many encodings fits.
 const MAX_PDU: u32 = 262_144;
@@ -70,6 +73,8 @@ pub struct ReceiverConfig {
     pub max_association_bytes: u64,
     /// The longest silence within a message and between two.
     pub silence: Duration,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Listens to nodes.
@@ -141,7 +146,10 @@ impl Receiver {
         }
         let Ok(_place) = free.try_acquire() else {
             telemetry::association("too_many");
-            turn_away(socket).await;
+            // Those who speak TLS would not understand.
+            if self.config.tls.is_none() {
+                turn_away(socket).await;
+            }
             return;
         };
         let all = tokio::time::timeout(LONGEST, self.associate(socket, peer));
@@ -151,11 +159,7 @@ impl Receiver {
     }
 
     /// Every class and encoding that is taken, from whom it is taken.
-    fn options(
-        &self,
-        address: IpAddr,
-    ) -> ServerAssociationOptions<'static, Allowed, dicom_ul::association::server::DefaultNegotiation>
-    {
+    fn options(&self, address: IpAddr) -> ServerAssociationOptions<'static, Allowed, Roles> {
         let mut options = ServerAssociationOptions::new()
             .ae_access_control(Allowed {
                 rules: self.inbox.rules().clone(),
@@ -166,7 +170,9 @@ impl Receiver {
             .max_pdu_length(MAX_PDU)
             .read_timeout(self.config.silence)
             .write_timeout(self.config.silence)
-            .with_abstract_syntax(uids::VERIFICATION);
+            .with_negotiation(Roles)
+            .with_abstract_syntax(uids::VERIFICATION)
+            .with_abstract_syntax(uids::STORAGE_COMMITMENT_PUSH_MODEL);
         for class in MR.into_iter().chain(BESIDE) {
             options = options.with_abstract_syntax(class);
         }
@@ -178,10 +184,34 @@ impl Receiver {
 
     async fn associate(&self, socket: TcpStream, peer: SocketAddr) {
         let address = peer.ip().to_canonical();
-        let association = match self.options(address).establish_async(socket).await {
+        let options = self.options(address);
+        let Some(tls) = &self.config.tls else {
+            let made = options.establish_async(socket).await;
+            return self.attend(made, address).await;
+        };
+        let options = options.tls_config(tls.current());
+        let made = options.establish_tls_async(socket);
+        match tokio::time::timeout(self.config.silence, made).await {
+            Ok(made) => self.attend(made, address).await,
+            Err(late) => {
+                telemetry::association("rejected");
+                telemetry::handshake_failed(&late);
+            }
+        }
+    }
+
+    async fn attend<S: Wire>(
+        &self,
+        made: Result<AsyncServerAssociation<S>, UlError>,
+        address: IpAddr,
+    ) {
+        let association = match made {
             Ok(association) => association,
             Err(error) => {
                 telemetry::association("rejected");
+                if matches!(error, UlError::TlsHandshake { .. }) {
+                    telemetry::handshake_failed(&short(&error));
+                }
                 tracing::info!(%address, reason = %short(&error), "an association was not made");
                 return;
             }
@@ -274,6 +304,17 @@ impl AccessControl for Allowed {
     }
 }
 
+/// Which roles those who call may take. An archive that reports what it commits to calls as the one that provides
+/// that service (PS3.7 D.3.3.4); Dawson provides it to nobody.
+struct Roles;
+
+impl Negotiation for Roles {
+    fn negotiate_roles(&self, class: &str, _scu: bool, scp: bool) -> Option<RequestorRoles> {
+        let reports = class.trim_matches(['\0', ' ']) == uids::STORAGE_COMMITMENT_PUSH_MODEL;
+        reports.then_some(RequestorRoles { scu: false, scp })
+    }
+}
+
 /// Why an association does not go on.
 enum End {
     /// The peer is gone, or silent.
@@ -286,18 +327,25 @@ enum End {
 struct Pending {
     context: u8,
     command: Command,
-    /// Where it is written, if it is to be kept.
-    file: Option<(Upload, PathBuf, File)>,
     bytes: u64,
-    /// What is answered once it is there, whatever it holds.
-    verdict: Option<u16>,
+    taken: Taken,
+}
+
+/// What is done with a data set.
+enum Taken {
+    /// It is written to a file, which is to be kept.
+    File(Box<Upload>, PathBuf, File),
+    /// It is a report of storage commitment.
+    Report(Vec<u8>),
+    /// It is passed over; this is answered, whatever it holds.
+    Nothing(u16),
 }
 
 /// An association that was made.
-struct Served<'a> {
+struct Served<'a, S: Wire> {
     inbox: &'a Arc<Inbox>,
     config: &'a ReceiverConfig,
-    association: AsyncServerAssociation<TcpStream>,
+    association: AsyncServerAssociation<S>,
     contexts: Vec<PresentationContextNegotiated>,
     session: Session,
     bytes: u64,
@@ -305,7 +353,7 @@ struct Served<'a> {
     pending: Option<Pending>,
 }
 
-impl Served<'_> {
+impl<S: Wire> Served<'_, S> {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             let pdu = self.association.receive().await;
@@ -362,13 +410,16 @@ impl Served<'_> {
             }
             Message::CStoreRq if command.has_data_set => self.begin_store(context, command).await,
             message if message.is_response() => Err(End::Abort("a response to no request")),
+            Message::NEventReportRq if command.has_data_set => {
+                self.begin_report(context, command);
+                Ok(())
+            }
             _ if command.has_data_set => {
                 self.pending = Some(Pending {
                     context,
                     command,
-                    file: None,
                     bytes: 0,
-                    verdict: Some(status::NO_SUCH_OPERATION),
+                    taken: Taken::Nothing(status::NO_SUCH_OPERATION),
                 });
                 Ok(())
             }
@@ -381,12 +432,9 @@ impl Served<'_> {
 
     /// Decides where the data set of a C-STORE goes.
     async fn begin_store(&mut self, context: u8, command: Command) -> Result<(), End> {
-        let negotiated = self
-            .contexts
-            .iter()
-            .find(|negotiated| negotiated.id == context)
-            .cloned()
-            .ok_or(End::Abort("a presentation context that was not agreed on"))?;
+        let negotiated = self.negotiated(context).cloned();
+        let negotiated =
+            negotiated.ok_or(End::Abort("a presentation context that was not agreed on"))?;
         let class = command.affected_sop_class_uid.clone().unwrap_or_default();
         let instance = command
             .affected_sop_instance_uid
@@ -401,34 +449,48 @@ impl Served<'_> {
         } else {
             None
         };
-        let mut pending = Pending {
+        let taken = if let Some(status) = verdict {
+            Taken::Nothing(status)
+        } else {
+            let begun = self.begin_file(&class, &instance, &negotiated.transfer_syntax);
+            begun.await.unwrap_or_else(|reason| {
+                tracing::warn!(reason, "an image cannot be taken");
+                Taken::Nothing(status::OUT_OF_RESOURCES)
+            })
+        };
+        self.pending = Some(Pending {
             context,
             command,
-            file: None,
             bytes: 0,
-            verdict,
-        };
-        if pending.verdict.is_none() {
-            let begun = self.begin_file(&class, &instance, &negotiated.transfer_syntax);
-            match begun.await {
-                Ok(file) => pending.file = Some(file),
-                Err(reason) => {
-                    tracing::warn!(reason, "an image cannot be taken");
-                    pending.verdict = Some(status::OUT_OF_RESOURCES);
-                }
-            }
-        }
-        self.pending = Some(pending);
+            taken,
+        });
         Ok(())
     }
 
+    /// Decides what is done with the data set of an N-EVENT-REPORT.
+    fn begin_report(&mut self, context: u8, command: Command) {
+        let class = command.affected_sop_class_uid.as_deref();
+        let spoken = self.negotiated(context).map(|c| c.abstract_syntax.as_str());
+        let is_ours = class == Some(uids::STORAGE_COMMITMENT_PUSH_MODEL) && class == spoken;
+        let taken = if is_ours {
+            Taken::Report(Vec::new())
+        } else {
+            Taken::Nothing(status::NO_SUCH_OPERATION)
+        };
+        self.pending = Some(Pending {
+            context,
+            command,
+            bytes: 0,
+            taken,
+        });
+    }
+
+    fn negotiated(&self, context: u8) -> Option<&PresentationContextNegotiated> {
+        self.contexts.iter().find(|c| c.id == context)
+    }
+
     /// A file that begins with what PS3.10 wants before the data set.
-    async fn begin_file(
-        &self,
-        class: &str,
-        instance: &str,
-        syntax: &str,
-    ) -> Result<(Upload, PathBuf, File), String> {
+    async fn begin_file(&self, class: &str, instance: &str, syntax: &str) -> Result<Taken, String> {
         self.inbox.check_disk(0).map_err(|e| e.to_string())?;
         let meta = FileMetaTableBuilder::new()
             .media_storage_sop_class_uid(class)
@@ -445,7 +507,7 @@ impl Served<'_> {
         let path = upload.folder().join("image");
         let mut file = File::create(&path).await.map_err(|e| e.to_string())?;
         file.write_all(&head).await.map_err(|e| e.to_string())?;
-        Ok((upload, path, file))
+        Ok(Taken::File(Box::new(upload), path, file))
     }
 
     async fn take_data(&mut self, value: PDataValue) -> Result<(), End> {
@@ -461,52 +523,70 @@ impl Served<'_> {
             self.answer_pending(status::OUT_OF_RESOURCES).await?;
             return Err(End::Abort("more bytes than an object may have"));
         }
-        if let Some((_, _, file)) = &mut pending.file
-            && let Err(error) = file.write_all(&value.data).await
-        {
-            tracing::warn!(%error, "an image cannot be written");
-            pending.file = None;
-            pending.verdict = Some(status::OUT_OF_RESOURCES);
+        match &mut pending.taken {
+            Taken::File(_, _, file) => {
+                if let Err(error) = file.write_all(&value.data).await {
+                    tracing::warn!(%error, "an image cannot be written");
+                    pending.taken = Taken::Nothing(status::OUT_OF_RESOURCES);
+                }
+            }
+            Taken::Report(report) if pending.bytes <= commitment::MOST_REPORT as u64 => {
+                report.extend_from_slice(&value.data);
+            }
+            Taken::Report(_) => {
+                pending.taken = Taken::Nothing(commitment::status::RESOURCE_LIMITATION);
+            }
+            Taken::Nothing(_) => {}
         }
         if value.is_last {
-            self.end_store().await?;
+            self.end_data().await?;
         }
         Ok(())
     }
 
-    /// The data set is there: keeps it, and answers.
-    async fn end_store(&mut self) -> Result<(), End> {
-        let Some(mut pending) = self.pending.take() else {
+    /// The data set is there: keeps or reads it, and answers.
+    async fn end_data(&mut self) -> Result<(), End> {
+        let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        let (status, comment) = match (pending.verdict, pending.file.take()) {
-            (None, Some((upload, path, mut file))) => {
-                let synced = async {
-                    file.flush().await?;
-                    file.sync_data().await
-                };
-                let outcome = match synced.await {
-                    Ok(()) => {
-                        drop(file);
-                        let class = pending.command.affected_sop_class_uid.as_deref();
-                        let instance = pending.command.affected_sop_instance_uid.as_deref();
-                        let announced = class.zip(instance);
-                        answer_of(
-                            self.session
-                                .keep(path, announced)
-                                .await
-                                .map(|(kept, _)| kept),
-                        )
-                    }
-                    Err(error) => (status::OUT_OF_RESOURCES, Some(error.kind().to_string())),
-                };
+        let (context, command) = (pending.context, pending.command);
+        let (status, comment) = match pending.taken {
+            Taken::File(upload, path, file) => {
+                let outcome = self.keep(&command, path, file).await;
                 upload.discard().await;
                 outcome
             }
-            (verdict, _) => (verdict.unwrap_or(status::OUT_OF_RESOURCES), None),
+            Taken::Report(report) => {
+                let spoken = self.negotiated(context);
+                let syntax = spoken.map_or("", |c| c.transfer_syntax.as_str());
+                let event = command.event_type_id;
+                let jobs = self.inbox.jobs();
+                (commitment::settle(jobs, event, &report, syntax).await, None)
+            }
+            Taken::Nothing(status) => (status, None),
         };
-        let (context, command) = (pending.context, pending.command);
         self.answer(context, &command, status, comment).await
+    }
+
+    /// Keeps an image whose last byte has come; what is answered.
+    async fn keep(
+        &mut self,
+        command: &Command,
+        path: PathBuf,
+        mut file: File,
+    ) -> (u16, Option<String>) {
+        let synced = async {
+            file.flush().await?;
+            file.sync_data().await
+        };
+        if let Err(error) = synced.await {
+            return (status::OUT_OF_RESOURCES, Some(error.kind().to_string()));
+        }
+        drop(file);
+        let class = command.affected_sop_class_uid.as_deref();
+        let instance = command.affected_sop_instance_uid.as_deref();
+        let kept = self.session.keep(path, class.zip(instance)).await;
+        answer_of(kept.map(|(kept, _)| kept))
     }
 
     /// Answers a request whose data set is not read to its end.
@@ -514,11 +594,11 @@ impl Served<'_> {
         if let Some(Pending {
             context,
             command,
-            file,
+            taken,
             ..
         }) = self.pending.take()
         {
-            if let Some((upload, _, file)) = file {
+            if let Taken::File(upload, _, file) = taken {
                 drop(file);
                 upload.discard().await;
             }

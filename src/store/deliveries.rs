@@ -29,12 +29,59 @@ impl JobStore {
         changed.first().map(delivery).transpose()
     }
 
-    /// Holds a delivery that is tried until `until`; false if it is no longer this try's.
+    /// Holds a delivery that is tried until `until` at least; false if it is no longer this try's.
     ///
     /// # Errors
     /// [`Error::Database`]
     pub async fn hold_delivery(&self, tried: &Delivery, until: i64) -> Result<bool, Error> {
-        self.put_off(tried, until, tried.error.as_deref()).await
+        let changed = sqlx::query(
+            "UPDATE deliveries SET not_before = CASE WHEN not_before < $4 THEN $4 ELSE not_before END
+             WHERE job = $1 AND destination = $2 AND tries = $3 AND state = 'waiting'",
+        )
+        .bind(tried.job.to_string())
+        .bind(tried.destination.clone())
+        .bind(tried.tries)
+        .bind(until)
+        .execute(&self.pool)
+        .await?;
+        Ok(changed.rows_affected() == 1)
+    }
+
+    /// Writes down that all objects are stored and that the destination is asked in this transaction to commit to
+    /// them, and is given time until `until`; false if it is no longer this try's.
+    ///
+    /// # Errors
+    /// [`Error::Database`]
+    pub async fn await_commitment(
+        &self,
+        tried: &Delivery,
+        transaction_uid: &str,
+        until: i64,
+    ) -> Result<bool, Error> {
+        let changed = sqlx::query(
+            "UPDATE deliveries SET transaction_uid = $4, not_before = $5
+             WHERE job = $1 AND destination = $2 AND tries = $3 AND state = 'waiting'",
+        )
+        .bind(tried.job.to_string())
+        .bind(tried.destination.clone())
+        .bind(tried.tries)
+        .bind(transaction_uid.to_owned())
+        .bind(until)
+        .execute(&self.pool)
+        .await?;
+        Ok(changed.rows_affected() == 1)
+    }
+
+    /// The delivery of a transaction that is not over, or in which it was delivered.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Row`]
+    pub async fn delivery_of(&self, transaction_uid: &str) -> Result<Option<Delivery>, Error> {
+        let found = sqlx::query("SELECT * FROM deliveries WHERE transaction_uid = $1")
+            .bind(transaction_uid.to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        found.as_ref().map(delivery).transpose()
     }
 
     /// Writes down that a try has failed and when the next one is; false if it is no longer this try's.
@@ -47,24 +94,15 @@ impl JobStore {
         at: i64,
         error: &str,
     ) -> Result<bool, Error> {
-        self.put_off(tried, at, Some(error)).await
-    }
-
-    async fn put_off(
-        &self,
-        tried: &Delivery,
-        until: i64,
-        error: Option<&str>,
-    ) -> Result<bool, Error> {
         let changed = sqlx::query(
-            "UPDATE deliveries SET not_before = $4, error = $5
+            "UPDATE deliveries SET not_before = $4, error = $5, transaction_uid = NULL
              WHERE job = $1 AND destination = $2 AND tries = $3 AND state = 'waiting'",
         )
         .bind(tried.job.to_string())
         .bind(tried.destination.clone())
         .bind(tried.tries)
-        .bind(until)
-        .bind(error.map(str::to_owned))
+        .bind(at)
+        .bind(error.to_owned())
         .execute(&self.pool)
         .await?;
         Ok(changed.rows_affected() == 1)
@@ -99,7 +137,7 @@ impl JobStore {
         error: &str,
     ) -> Result<bool, Error> {
         let changed = sqlx::query(
-            "UPDATE deliveries SET state = 'dead', error = $5, ended_at = $4
+            "UPDATE deliveries SET state = 'dead', error = $5, ended_at = $4, transaction_uid = NULL
              WHERE job = $1 AND destination = $2 AND tries = $3 AND state = 'waiting'",
         )
         .bind(tried.job.to_string())
@@ -119,7 +157,8 @@ impl JobStore {
     /// [`Error::Database`]
     pub async fn send_again(&self, id: JobId, destination: Option<&str>) -> Result<u64, Error> {
         let changed = sqlx::query(
-            "UPDATE deliveries SET state = 'waiting', tries = 0, not_before = 0, error = NULL, ended_at = NULL
+            "UPDATE deliveries SET state = 'waiting', tries = 0, not_before = 0, error = NULL, ended_at = NULL,
+                                   transaction_uid = NULL
              WHERE job = $1 AND (destination = $2 OR ($2 = '' AND state <> 'delivered'))",
         )
         .bind(id.to_string())

@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 use super::Error;
 
 /// The version of the schema that this program reads and writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// A database that rows are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +81,11 @@ impl Dialect {
         ))
     }
 
-    /// Takes a delivery that is due: `$1` destination, `$2` now, `$3` when it may be given out again.
+    /// Takes a delivery that is due: `$1` destination, `$2` now, `$3` when it may be given out again. One that was
+    /// to be committed to by now is the same try still.
     pub(super) fn next_delivery(self) -> AssertSqlSafe<String> {
         AssertSqlSafe(format!(
-            "UPDATE deliveries SET tries = tries + 1, not_before = $3
+            "UPDATE deliveries SET tries = tries + CASE WHEN transaction_uid IS NULL THEN 1 ELSE 0 END, not_before = $3
              WHERE destination = $1 AND job = (SELECT job FROM deliveries
                          WHERE destination = $1 AND state = 'waiting' AND not_before <= $2
                                AND job IN (SELECT id FROM jobs WHERE leaving IS NULL)
@@ -120,6 +121,7 @@ impl Dialect {
     pub(super) fn migration(self, from: i64) -> Option<AssertSqlSafe<String>> {
         match from {
             1 => Some(AssertSqlSafe(self.deliveries())),
+            2 => Some(AssertSqlSafe(TRANSACTIONS.to_owned())),
             _ => None,
         }
     }
@@ -196,10 +198,15 @@ impl Dialect {
                  PRIMARY KEY (job, name)
              ) {strict};
              {deliveries}
+             {TRANSACTIONS}
              {notify}"
         ))
     }
 }
+
+/// What a destination was asked to commit to (since version 3).
+const TRANSACTIONS: &str = "ALTER TABLE deliveries ADD COLUMN transaction_uid TEXT;
+             CREATE UNIQUE INDEX deliveries_by_transaction ON deliveries (transaction_uid);";
 
 /// The channel that changed jobs are told on.
 pub(super) const CHANNEL: &str = "dawson_jobs";

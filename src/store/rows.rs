@@ -160,6 +160,9 @@ pub struct Delivery {
     pub tries: i64,
     /// Not tried before this, while it waits.
     pub not_before: i64,
+    /// The transaction in which the destination was asked to commit to the objects, which are stored there: while the
+    /// delivery waits, the answer is still to come.
+    pub transaction_uid: Option<String>,
     /// Why the last try failed.
     pub error: Option<String>,
     /// When the results were there.
@@ -169,6 +172,15 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Where it is, as it is told: `stored` while it waits for the destination's commitment.
+    #[must_use]
+    pub fn stage(&self) -> &'static str {
+        match (self.state, &self.transaction_uid) {
+            (DeliveryState::Waiting, Some(_)) => "stored",
+            (state, _) => state.name(),
+        }
+    }
+
     /// When it is tried next, while it waits; what was never put off is due from the moment on when it was there.
     #[must_use]
     pub fn due_at(&self) -> Option<i64> {
@@ -200,6 +212,7 @@ pub(super) fn delivery(row: &AnyRow) -> Result<Delivery, Error> {
         state: known.ok_or_else(|| wrong("a delivery's state"))?,
         tries: row.try_get("tries")?,
         not_before: row.try_get("not_before")?,
+        transaction_uid: row.try_get("transaction_uid")?,
         error: row.try_get("error")?,
         created_at: row.try_get("created_at")?,
         ended_at: row.try_get("ended_at")?,

@@ -265,6 +265,58 @@ async fn a_caller_names_the_series_of_a_contrast() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_of_another_series_is_a_warning_and_its_series_is_not_used() {
+    let service = Service::start(ServiceOptions::default()).await;
+    let flair = study(&[Contrast::Flair]);
+    let mut files = study(&[Contrast::Flair, Contrast::T1w]);
+    // The last slice: its absence would leave no gap.
+    let last = files.last_mut().unwrap();
+    last.truncate(last.len() - 2);
+    let number = files.len();
+    let job = service
+        .run(Form::default().part("study", &zipped(&files)))
+        .await
+        .json();
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let warnings = job["report"]["warnings"].as_array().unwrap();
+    let said = warnings.iter().find(|w| w["code"] == "damaged_image");
+    let said = said.unwrap()["detail"].as_str().unwrap();
+    assert!(
+        said.contains(&format!("file {number} ")) && said.contains(&series(Contrast::T1w)),
+        "{said}"
+    );
+    let rows = job["report"]["study"]["series"].as_array().unwrap();
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (&row["decision"], &row["reason"]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (&json!("chosen"), &Value::Null),
+            (&json!("refused"), &json!("damaged_image"))
+        ]
+    );
+    let alone = service
+        .run(Form::default().part("study", &zipped(&flair)))
+        .await;
+    assert_eq!(lesions(&job), lesions(&alone.json()));
+    // Who asks for that series is not given a part of it.
+    let wish = json!({ "series": { "t1w": series(Contrast::T1w) } });
+    let form = Form::default()
+        .part("study", &zipped(&files))
+        .options(&wish);
+    let answer = service.send(form.request(&[])).await;
+    assert_eq!(answer.problem(), (422, "damaged_dicom".to_owned()));
+    assert!(
+        answer.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("file {number}"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_study_is_refused_before_it_is_a_job() {
     let service = Service::idle(ServiceOptions::default()).await;
     let flair = study(&[Contrast::Flair]);

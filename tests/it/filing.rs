@@ -23,8 +23,9 @@ use dicom_ul::pdu::{PDataValue, PDataValueType};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::commitment::{Commits, Report, Transaction};
 use super::dicom::{study, zipped};
-use super::support::{Form, PATIENCE, Service, ServiceOptions, destinations};
+use super::support::{Answer, Form, PATIENCE, Service, ServiceOptions, destinations};
 
 /// What an archive was sent: class, instance, syntax, data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,23 +37,43 @@ struct Sent {
 }
 
 #[derive(Default)]
-struct Book {
+pub(crate) struct Book {
     sent: Vec<Sent>,
     /// Who called whom.
     titles: Vec<(String, String)>,
     /// The status of a class's objects, while it is there.
     refused: Option<(&'static str, u16)>,
+    /// What it does when it is asked to commit.
+    pub(crate) commits: Commits,
+    /// The class that it has lost when it is asked.
+    pub(crate) lost: Option<&'static str>,
+    /// What it was asked to commit to.
+    pub(crate) asked: Vec<Transaction>,
+    /// How its reports were answered.
+    pub(crate) answers: Vec<u16>,
 }
 
-/// An archive that takes C-STORE.
+impl Book {
+    /// Class and instance of what is stored.
+    pub(crate) fn stored(&self) -> Vec<(String, String)> {
+        let sent = self.sent.iter();
+        sent.map(|one| (one.class.clone(), one.instance.clone()))
+            .collect()
+    }
+}
+
+/// An archive that takes C-STORE, and commits to what it has stored.
 #[derive(Clone)]
-struct Archive {
-    address: String,
+pub(crate) struct Archive {
+    pub(crate) address: String,
     book: Arc<Mutex<Book>>,
 }
 
 impl Archive {
-    async fn start(classes: &'static [&'static str], syntaxes: &'static [&'static str]) -> Self {
+    pub(crate) async fn start(
+        classes: &'static [&'static str],
+        syntaxes: &'static [&'static str],
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let archive = Self {
             address: listener.local_addr().unwrap().to_string(),
@@ -68,7 +89,7 @@ impl Archive {
         archive
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+    pub(crate) fn book(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,14 +128,27 @@ impl Archive {
                             PDataValueType::Data => &mut data_set,
                         };
                         into.extend_from_slice(&value.data);
-                        if !(whole && value.value_type == PDataValueType::Data) {
+                        if !whole {
+                            continue;
+                        }
+                        if value.value_type == PDataValueType::Command {
+                            let said = Command::decode(&command).unwrap();
+                            if said.message.is_response() {
+                                self.book().answers.push(said.status.unwrap());
+                                command.clear();
+                            }
                             continue;
                         }
                         let contexts = line.presentation_contexts();
                         let chosen = contexts.iter().find(|c| c.id == context).unwrap();
                         let syntax = chosen.transfer_syntax.clone();
                         let request = Command::decode(&std::mem::take(&mut command)).unwrap();
-                        let status = self.store(&request, syntax, std::mem::take(&mut data_set));
+                        let data_set = std::mem::take(&mut data_set);
+                        let (status, report) = if request.message == Message::NActionRq {
+                            self.asked(&request, &syntax, &data_set)
+                        } else {
+                            (self.store(&request, syntax.clone(), data_set), None)
+                        };
                         let response = request.response(status).encode();
                         // In two pieces, as some do.
                         for (data, is_last) in [(&response[..20], false), (&response[20..], true)] {
@@ -124,6 +158,10 @@ impl Archive {
                                 is_last,
                                 data: data.to_vec(),
                             };
+                            line.send(&Pdu::PData { data: vec![value] }).await.unwrap();
+                        }
+                        let Some(report) = report else { continue };
+                        for value in report.values(context, &syntax) {
                             line.send(&Pdu::PData { data: vec![value] }).await.unwrap();
                         }
                     }
@@ -164,7 +202,37 @@ impl Archive {
         0
     }
 
-    fn table(&self) -> String {
+    /// The status of a request to commit, and the report that follows on the same association.
+    fn asked(&self, request: &Command, syntax: &str, data: &[u8]) -> (u16, Option<Report>) {
+        let of = (
+            request.requested_sop_class_uid.as_deref(),
+            request.requested_sop_instance_uid.as_deref(),
+        );
+        let push = (
+            Some(uids::STORAGE_COMMITMENT_PUSH_MODEL),
+            Some(uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE),
+        );
+        assert_eq!((of, request.action_type_id), (push, Some(1)));
+        let mut book = self.book();
+        let transaction = Transaction::read(syntax, data);
+        book.asked.push(transaction.clone());
+        let report = transaction.report(book.lost);
+        match book.commits {
+            Commits::There => (0, Some(report)),
+            Commits::By(at) => {
+                let archive = self.clone();
+                tokio::spawn(async move {
+                    let status = report.bring(at).await;
+                    archive.book().answers.push(status);
+                });
+                (0, None)
+            }
+            Commits::Never => (0, None),
+            Commits::Refuses(status) => (status, None),
+        }
+    }
+
+    pub(crate) fn table(&self) -> String {
         let address = &self.address;
         format!(
             "[[destination]]\nname = \"pacs\"\nae_title = \"ARCHIVE\"\naddress = \"{address}\"\n"
@@ -172,12 +240,13 @@ impl Archive {
     }
 }
 
-const CLASSES: &[&str] = &[
+pub(crate) const CLASSES: &[&str] = &[
     uids::SEGMENTATION_STORAGE,
     uids::COMPREHENSIVE3_DSR_STORAGE,
     uids::ENCAPSULATED_PDF_STORAGE,
+    uids::STORAGE_COMMITMENT_PUSH_MODEL,
 ];
-const EXPLICIT: &[&str] = &[
+pub(crate) const EXPLICIT: &[&str] = &[
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
     uids::IMPLICIT_VR_LITTLE_ENDIAN,
 ];
@@ -188,13 +257,13 @@ const OBJECTS: [&str; 4] = [
     "dicom_sr.dcm",
 ];
 
-fn form(options: &Value) -> Form {
+pub(crate) fn form(options: &Value) -> Form {
     Form::default()
         .part("study", &zipped(&study(&[Contrast::Flair])))
         .options(options)
 }
 
-fn with(table: String) -> ServiceOptions {
+pub(crate) fn with(table: String) -> ServiceOptions {
     ServiceOptions {
         pacs: table,
         ..ServiceOptions::default()
@@ -202,7 +271,7 @@ fn with(table: String) -> ServiceOptions {
 }
 
 /// A job that is filed at `pacs`, ended.
-async fn run(service: &Service) -> Value {
+pub(crate) async fn run(service: &Service) -> Value {
     let job = service
         .run(form(&json!({ "send_to": ["pacs"] })))
         .await
@@ -212,7 +281,7 @@ async fn run(service: &Service) -> Value {
 }
 
 /// The job's delivery once it is in that state.
-async fn delivery(service: &Service, job: &Value, state: &str) -> Value {
+pub(crate) async fn delivery(service: &Service, job: &Value, state: &str) -> Value {
     let path = job["links"]["self"].as_str().unwrap();
     let until = async {
         loop {
@@ -239,7 +308,7 @@ async fn artifact(service: &Service, job: &Value, name: &str) -> (String, Vec<u8
     )
 }
 
-async fn send_again(service: &Service, job: &Value, destination: &str) -> super::support::Answer {
+pub(crate) async fn send_again(service: &Service, job: &Value, destination: &str) -> Answer {
     let path = format!(
         "{}/deliveries/{destination}",
         job["links"]["self"].as_str().unwrap()

@@ -15,6 +15,7 @@
 
 mod access;
 mod cli;
+mod commitment;
 mod corpus;
 mod determinism;
 mod dicom;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use dawson::jobs::Sees;
 use dawson::pacs::dimse::Command;
 use dawson::pacs::{AeTitle, Receiver, ReceiverConfig, Stage};
+use dawson::tls::Tls;
 use dawson_imaging::dicom::Limits;
 use dawson_imaging::study::Contrast;
 use dicom_ul::Pdu;
@@ -30,7 +31,16 @@ async fn listening(options: ServiceOptions) -> (Service, SocketAddr) {
     (service, at)
 }
 
-async fn listen(service: &Service, associations: usize, bytes: u64) -> SocketAddr {
+pub(crate) async fn listen(service: &Service, associations: usize, bytes: u64) -> SocketAddr {
+    listen_by(service, associations, bytes, None).await
+}
+
+pub(crate) async fn listen_by(
+    service: &Service,
+    associations: usize,
+    bytes: u64,
+    tls: Option<Arc<Tls>>,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let config = ReceiverConfig {
@@ -38,6 +48,7 @@ async fn listen(service: &Service, associations: usize, bytes: u64) -> SocketAdd
         max_associations: associations,
         max_association_bytes: bytes,
         silence: Duration::from_secs(5),
+        tls,
     };
     let receiver = Receiver::new(Arc::clone(&service.inbox), config);
     tokio::spawn(receiver.serve(listener, service.jobs.closed()));

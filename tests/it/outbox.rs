@@ -59,6 +59,7 @@ async fn results_wait_for_their_destinations_from_the_moment_they_are_there() {
             state: DeliveryState::Waiting,
             tries: 0,
             not_before: 0,
+            transaction_uid: None,
             error: None,
             created_at: 2500,
             ended_at: None,
@@ -175,6 +176,71 @@ async fn what_is_sent_again_begins_anew_and_what_leaves_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_committed_to_is_the_same_try_until_its_time_is_over() {
+    on_each(|store| async move {
+        let id = filed(&store, &["a"]).await;
+        let tried = take(&store, "a", 3000, 4000).await.unwrap();
+        assert!(
+            store
+                .await_commitment(&tried, "2.25.1", 9000)
+                .await
+                .unwrap()
+        );
+        // To hold it meanwhile does not make its time shorter.
+        assert!(store.hold_delivery(&tried, 5000).await.unwrap());
+        assert!(take(&store, "a", 8999, 9999).await.is_none());
+        let asked = store.delivery_of("2.25.1").await.unwrap().unwrap();
+        assert_eq!(
+            (asked.job, asked.tries, asked.not_before, asked.stage()),
+            (id, 1, 9000, "stored")
+        );
+        assert!(store.delivery_of("2.25.2").await.unwrap().is_none());
+        // Nobody answered: it fails as the try that it was, and the next one asks anew.
+        let late = take(&store, "a", 9000, 9999).await.unwrap();
+        assert_eq!(
+            (late.tries, late.transaction_uid.as_deref()),
+            (1, Some("2.25.1"))
+        );
+        assert!(
+            store
+                .delivery_again(&late, 9100, "no report")
+                .await
+                .unwrap()
+        );
+        assert!(store.delivery_of("2.25.1").await.unwrap().is_none());
+        let second = take(&store, "a", 9100, 9999).await.unwrap();
+        assert_eq!((second.tries, second.stage()), (2, "waiting"));
+        assert!(
+            !store
+                .await_commitment(&tried, "2.25.3", 9000)
+                .await
+                .unwrap()
+        );
+        assert!(
+            store
+                .await_commitment(&second, "2.25.4", 9900)
+                .await
+                .unwrap()
+        );
+        assert!(store.delivered(&second, 9200).await.unwrap());
+        let told_twice = store.delivery_of("2.25.4").await.unwrap().unwrap();
+        assert_eq!(told_twice.stage(), "delivered");
+        store.send_again(id, Some("a")).await.unwrap();
+        assert!(store.delivery_of("2.25.4").await.unwrap().is_none());
+        let third = take(&store, "a", 9300, 9999).await.unwrap();
+        assert!(
+            store
+                .await_commitment(&third, "2.25.5", 9400)
+                .await
+                .unwrap()
+        );
+        assert!(store.bury_delivery(&third, 9400, "no").await.unwrap());
+        assert!(store.delivery_of("2.25.5").await.unwrap().is_none());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn results_are_kept_until_they_have_arrived_and_their_time_counts_from_then() {
     on_each(|store| async move {
         let ended = async |time| store.ended_before(time, 10).await.unwrap();
@@ -249,6 +315,13 @@ async fn of_version_1(address: &str, int: &str, strict: &str, more: &str) -> Job
     id
 }
 
+/// What version 2 had more.
+fn of_version_2(int: &str, strict: &str) -> String {
+    include_str!("../fixtures/schema_2.sql")
+        .replace("{int}", int)
+        .replace("{strict}", strict)
+}
+
 /// Opens it: its rows are there, and what is new works.
 async fn is_brought_up_to_date(address: &str, id: JobId) {
     // Twice: what was done is not done again.
@@ -272,11 +345,15 @@ async fn is_brought_up_to_date(address: &str, id: JobId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_version_1_is_brought_up_to_date() {
+async fn a_database_of_an_older_version_is_brought_up_to_date() {
     let folder = std::env::temp_dir().join(format!("dawson-store-{}", JobId::new()));
     std::fs::create_dir_all(&folder).unwrap();
     let address = format!("sqlite:{}/rows.sqlite?mode=rwc", folder.display());
     let id = of_version_1(&address, "INTEGER", "STRICT", "").await;
+    is_brought_up_to_date(&address, id).await;
+    let address = format!("sqlite:{}/rows2.sqlite?mode=rwc", folder.display());
+    let second = of_version_2("INTEGER", "STRICT");
+    let id = of_version_1(&address, "INTEGER", "STRICT", &second).await;
     is_brought_up_to_date(&address, id).await;
     std::fs::remove_dir_all(folder).unwrap();
     if let Some(server) = Postgres::shared() {

@@ -303,6 +303,13 @@ fn nobody_is_let_in_from_elsewhere_by_mistake() {
     assert!(code == 3 && said.contains("tls_key"), "{said}");
     let (code, said) = folder.refused(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
     assert!(code == 3 && said.contains("cert.pem"), "{said}");
+    let (code, said) = folder.refused(&["--insecure-no-auth", "--dicom-tls"]);
+    assert!(
+        code == 3 && said.contains("needs tls_cert and tls_key"),
+        "{said}"
+    );
+    let (code, said) = folder.refused(&["--insecure-no-auth", "--dicom-tls-ca", "ca.pem"]);
+    assert!(code == 3 && said.contains("belongs to dicom_tls"), "{said}");
     let (code, said) = folder.refused(&["--insecure-no-auth", "--cors-origins", "*"]);
     assert!(code == 3 && said.contains("cors_origins"), "{said}");
     let (code, said) = folder.refused(&["--insecure-no-auth", "--keys-file", "nowhere.toml"]);

@@ -9,12 +9,13 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use dawson::http::{
-    AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, Tls, read_options, router, serve,
+    AccessConfig, HttpConfig, ListenConfig, MetricsAccess, Pace, read_options, router, serve,
 };
 use dawson::jobs::{
     CallbackConfig, FilingConfig, Jobs, JobsConfig, Networks, Parts, Places, open_store,
 };
 use dawson::pacs::{AeTitle, Destination, Filing, Inbox, InboxConfig, PacsFile};
+use dawson::tls::Tls;
 use dawson_imaging::dicom;
 use dawson_imaging::grid::Grid;
 use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};

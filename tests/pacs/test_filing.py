@@ -40,10 +40,11 @@ def study(tmp_path_factory) -> tuple[dict[str, pathlib.Path], pydicom.Dataset]:
     return {"study": folder / "study.zip"}, pydicom.dcmread(files[0], stop_before_pixels=True)
 
 
-def serve(folder: pathlib.Path, destinations: str, waits: list[float], log: str = "info") -> Service:
+def serve(folder: pathlib.Path, destinations: str, waits: list[float], *flags: str, log: str = "info") -> Service:
     file = folder / "pacs.toml"
     file.write_text(destinations)
-    return Service(folder / "state", *TINY, "--pacs", str(file), "--filing-retry-s", ",".join(map(str, waits)), log=log)
+    return Service(folder / "state", *TINY, "--pacs", str(file), "--filing-retry-s", ",".join(map(str, waits)), *flags,
+                   log=log)
 
 
 def deliveries(service: Service, job: dict) -> dict[str, dict]:
@@ -114,6 +115,51 @@ def test_each_object_arrives_once_although_archives_are_down_and_the_service_is_
     finally:
         for archive in archives:
             archive.stop()
+
+
+# An archive that says of every report that it is stored, and throws it away.
+FORGETFUL = """
+function ReceivedInstanceFilter(dicom, origin, info)
+  return dicom['Modality'] ~= 'SR'
+end
+"""
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_an_archive_is_held_to_what_it_says_is_stored(study, tmp_path, forgets):
+    """Orthanc is asked to commit, and reports on an association of its own: what it has lost is not delivered."""
+    scans, _ = study
+    ours, web, theirs = free_port(), free_port(), free_port()
+    at = f"""
+        ae_title = "ORTHANC"
+        address = "127.0.0.1:{theirs}"
+    """
+    destinations = f"""
+        [[calling]]
+        ae_title = "ORTHANC"
+        [[destination]]
+        name = "plain" {at}
+        [[destination]]
+        name = "held" {at} commitment = true
+    """
+    (tmp_path / "forget.lua").write_text(FORGETFUL)
+    archive = Archive(tmp_path / "archive", web, theirs, settings={
+        "DicomAet": "ORTHANC", "DicomModalities": {"dawson": ["DAWSON", "127.0.0.1", ours]},
+        "LuaScripts": [str(tmp_path / "forget.lua")] if forgets else []})
+    service = serve(tmp_path, destinations, [0.1], "--dicom-listen", f"127.0.0.1:{ours}")
+    try:
+        job = service.submit(scans, {"send_to": ["plain", "held"]})
+        found = wait_for(service, job, "dead" if forgets else "delivered", "held")["held"]
+        # Its word alone is believed where it is not asked.
+        wait_for(service, job, "delivered", "plain")
+        asked = [one for one in archive.get("/jobs?expand") if one["Type"] == "StorageCommitmentScp"]
+        assert len(asked) == found["tries"] == (2 if forgets else 1), (asked, found)
+        assert len(archive.uids()) == (3 if forgets else 4)
+        if forgets:
+            assert "1 of 4" in found["error"] and "dicom_sr" in found["error"] and "0x0112" in found["error"], found
+        service.stop()
+    finally:
+        archive.stop()
 
 
 class Refusing:

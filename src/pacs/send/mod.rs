@@ -12,6 +12,12 @@ use dicom_object::{FileMetaTable, InMemDicomObject};
 use dicom_transfer_syntax_registry::entries::{
     EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What an association runs over: TCP, or TLS over it.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
 /// Bytes before the magic word of a Part 10 file (PS3.10 section 7.1).
 const PREAMBLE: usize = 128;
@@ -28,8 +34,8 @@ pub(super) enum Failed {
     #[error("the job made none of the objects that go there")]
     Nothing,
     /// Why is in the log.
-    #[error("the results could not be read")]
-    Results,
+    #[error("the results could not be read, or what becomes of them not be written down")]
+    Store,
     /// An artifact is not what this program writes.
     #[error("a result is no DICOM object in Explicit VR Little Endian")]
     NoObject,
@@ -38,6 +44,22 @@ pub(super) enum Failed {
     TooSlow {
         /// What it may take.
         limit_s: u64,
+    },
+    /// The destination was asked to commit to what it has stored, and has said nothing.
+    #[error("storage commitment: no report came in time")]
+    NoReport,
+    /// The destination does not commit to some objects; this is the first of them.
+    #[error("storage commitment: {missing} of {objects} objects are not committed to, {class}{}",
+            reason.map_or_else(String::new, |r| format!(" with failure reason {r:#06X}")))]
+    NotCommitted {
+        /// Objects that are not on the list.
+        missing: usize,
+        /// All that were stored.
+        objects: usize,
+        /// The first one's class.
+        class: String,
+        /// Why, if that was said (PS3.3 section C.14.1.1).
+        reason: Option<u16>,
     },
     /// By C-STORE.
     #[error(transparent)]
@@ -84,15 +106,24 @@ impl Object {
     pub(super) fn implicit_data_set(&self) -> Option<Bytes> {
         let explicit = EXPLICIT_VR_LITTLE_ENDIAN.erased();
         let read = InMemDicomObject::read_dataset_with_ts(&self.data_set()[..], &explicit).ok()?;
-        let mut implicit = Vec::with_capacity(self.file.len());
-        read.write_dataset_with_ts(&mut implicit, &IMPLICIT_VR_LITTLE_ENDIAN.erased())
-            .ok()?;
-        Some(implicit.into())
+        encoded(&read, uids::IMPLICIT_VR_LITTLE_ENDIAN)
     }
 }
 
+/// A data set in one of the two syntaxes that are sent; `None` if that cannot be.
+fn encoded(data_set: &InMemDicomObject, transfer_syntax: &str) -> Option<Bytes> {
+    let syntax = match transfer_syntax {
+        uids::EXPLICIT_VR_LITTLE_ENDIAN => EXPLICIT_VR_LITTLE_ENDIAN.erased(),
+        uids::IMPLICIT_VR_LITTLE_ENDIAN => IMPLICIT_VR_LITTLE_ENDIAN.erased(),
+        _ => return None,
+    };
+    let mut bytes = Vec::new();
+    data_set.write_dataset_with_ts(&mut bytes, &syntax).ok()?;
+    Some(bytes.into())
+}
+
 /// A SOP class as an operator reads it: which result it is, and its UID.
-fn class_named(sop_class_uid: &str) -> String {
+pub(super) fn class_named(sop_class_uid: &str) -> String {
     let kind = Kind::ALL
         .into_iter()
         .find(|kind| kind.sop_class_uid() == sop_class_uid);

@@ -51,7 +51,12 @@ pub(super) fn check(file: &[u8], limits: &Limits) -> Result<Checked, Error> {
         return Err(not_dicom);
     }
     let (syntax, start) = meta(file)?;
-    let data = file.get(start..).unwrap_or_default();
+    clean(file.get(start..).unwrap_or_default(), syntax, limits)
+}
+
+/// A data set by itself, without a file around it.
+pub(super) fn clean(data: &[u8], syntax: Syntax, limits: &Limits) -> Result<Checked, Error> {
+    within("bytes of the data set", data.len(), limits.max_file_bytes)?;
     if syntax == Syntax::Deflated {
         walk(&inflate(data, limits)?, syntax, limits)
     } else {
@@ -334,17 +339,22 @@ struct Open {
     kept: bool,
 }
 
+/// The series that a damaged file is of, if it says so before its damage.
+pub(super) fn series(file: &[u8], limits: &Limits) -> Option<String> {
+    let (syntax, start) = meta(file).ok()?;
+    let inflated;
+    let mut data = file.get(start..)?;
+    if syntax == Syntax::Deflated {
+        inflated = inflate(data, limits).ok()?;
+        data = &inflated;
+    }
+    let mut walk = Walk::new(data, syntax, limits);
+    while walk.series.is_none() && matches!(walk.step(), Ok(true)) {}
+    walk.series
+}
+
 fn walk(data: &[u8], syntax: Syntax, limits: &Limits) -> Result<Checked, Error> {
-    let mut walk = Walk {
-        data,
-        syntax,
-        limits,
-        at: 0,
-        count: 0,
-        open: Vec::new(),
-        header: Vec::new(),
-        pixels: RawPixels::None,
-    };
+    let mut walk = Walk::new(data, syntax, limits);
     while walk.step()? {}
     Ok(Checked {
         syntax,
@@ -362,9 +372,25 @@ struct Walk<'a> {
     open: Vec<Open>,
     header: Vec<u8>,
     pixels: RawPixels,
+    /// (0020,000E), once it was passed.
+    series: Option<String>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(data: &'a [u8], syntax: Syntax, limits: &'a Limits) -> Self {
+        Self {
+            data,
+            syntax,
+            limits,
+            at: 0,
+            count: 0,
+            open: Vec::new(),
+            header: Vec::new(),
+            pixels: RawPixels::None,
+            series: None,
+        }
+    }
+
     fn wrong<T>(&self, reason: &'static str) -> Result<T, Error> {
         Err(Error::Structure {
             at: self.at,
@@ -433,6 +459,10 @@ impl Walk<'_> {
             return self.begin(Kind::Sequence, element, child);
         }
         let end = element.end(inside.bound)?;
+        if element.tag == tags::SERIES_INSTANCE_UID && at_root {
+            let text = trimmed(self.data.get(element.value..end).unwrap_or_default());
+            self.series = is_uid(&text).then_some(text);
+        }
         let short = end.saturating_sub(self.at) <= LONGEST_KEPT;
         let overlay = (0x5000..0x7fe0).contains(&element.tag.group());
         if wanted && short && !overlay && element.tag != tags::PIXEL_DATA {

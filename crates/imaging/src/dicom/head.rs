@@ -89,6 +89,16 @@ pub fn attributes(file: &[u8], limits: &Limits) -> Result<(Syntax, InMemDicomObj
     Ok((checked.syntax, object))
 }
 
+/// A data set that came by itself, in a message, guard first: without private groups, pixels and anything longer
+/// than 64 KiB.
+///
+/// # Errors
+/// [`Error::TooMuch`], [`Error::Structure`], [`Error::Deflate`], [`Error::Parse`], [`Error::Fault`]
+pub fn data_set(bytes: &[u8], syntax: Syntax, limits: &Limits) -> Result<InMemDicomObject, Error> {
+    let checked = guard::clean(bytes, syntax, limits)?;
+    header::parse(&checked.header, checked.syntax)
+}
+
 impl std::fmt::Debug for Head {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Head")

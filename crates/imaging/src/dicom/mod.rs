@@ -39,10 +39,10 @@ pub use archive::members;
 pub use choose::{Choice, Chosen, Decision, NoChoice, SeriesRow, SiteRule, Wish, choose};
 pub use classify::{Class, Classified, Confidence};
 pub use guard::is_uid;
-pub use head::{Head, announced, attributes};
+pub use head::{Head, announced, attributes, data_set};
 pub use source::{Identity, Source, SourceImage};
 pub use stack::Refusal;
-pub use study::{Scan, Stack, Study, StudyError};
+pub use study::{Damaged, Scan, Stack, Study, StudyError};
 pub use syntax::Syntax;
 
 /// How much a file and a study may be.

@@ -113,6 +113,14 @@ pub enum Refusal {
     /// A grid that no scanner makes.
     #[error("{0}")]
     Grid(crate::grid::GridError),
+    /// A file of its series is damaged: nobody can tell which slice it was.
+    #[error("file {file}, of this series, is damaged: {reason}")]
+    DamagedImage {
+        /// From 1, in the order in which files were sent.
+        file: usize,
+        /// What is wrong.
+        reason: super::Error,
+    },
     /// A slice that cannot be decoded.
     #[error("slice {slice}: {reason}")]
     Pixels {
@@ -142,6 +150,7 @@ impl Refusal {
             Self::Mosaic => "mosaic",
             Self::TooManyStacks => "too_many_stacks",
             Self::Grid(_) => "no_grid",
+            Self::DamagedImage { .. } => "damaged_image",
             Self::Pixels { .. } => "damaged_pixels",
         }
     }

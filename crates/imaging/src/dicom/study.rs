@@ -5,7 +5,7 @@ use super::classify::{Classified, classify};
 use super::header::Image;
 use super::protocol::Protocol;
 use super::stack::{Laid, Plane, Refusal, Seen, lay, split};
-use super::{Error, Limits, Source, SourceImage};
+use super::{Error, Limits, Source, SourceImage, guard};
 use crate::grid::Grid;
 use crate::nifti::SpatialFields;
 use crate::volume::Volume;
@@ -17,6 +17,19 @@ pub struct Study {
     pub stacks: Vec<Stack>,
     /// Files that are no MR images: reports, DICOMDIR, pictures in colour, other formats.
     pub skipped: usize,
+    /// Files of MR images that cannot be read; no stack of their series is a volume.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A damaged file among sound ones of its series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// From 1, in the order in which they were sent.
+    pub number: usize,
+    /// (0020,000E), which it says before its damage.
+    pub series_instance_uid: String,
+    /// What is wrong.
+    pub reason: Error,
 }
 
 /// Planes of a series that lie in one stack.
@@ -71,15 +84,18 @@ pub struct Scan {
 
 impl Study {
     /// Reads the headers of a study's files, each checked by the guard before it is parsed. Files that are no
-    /// MR images are skipped and counted.
+    /// MR images are skipped and counted. The series of a damaged image is no volume, because nobody can tell which of
+    /// its slices that would have been: a first or last one is not missed by its place.
     ///
     /// # Errors
-    /// [`StudyError`]: a damaged image fails the study, because nobody can tell what it would have shown.
+    /// [`StudyError`]: a damaged image fails the study if it does not say of which series it is, in words that a sound
+    /// image confirms.
     pub fn read(
         files: impl IntoIterator<Item = Vec<u8>>,
         limits: &Limits,
     ) -> Result<Self, StudyError> {
-        let (mut images, mut skipped, mut bytes) = (Vec::new(), 0_usize, 0_usize);
+        let (mut images, mut skipped, mut bytes) = (Vec::<Image>::new(), 0_usize, 0_usize);
+        let mut damaged = Vec::new();
         for (n, file) in files.into_iter().enumerate() {
             let number = n.saturating_add(1);
             bytes = bytes.saturating_add(file.len());
@@ -97,8 +113,23 @@ impl Study {
                     images.push(image);
                 }
                 Err(reason) if reason.is_of_another_kind() => skipped = skipped.saturating_add(1),
-                Err(reason) => return Err(StudyError::File { number, reason }),
+                Err(reason) => match guard::series(&file, limits) {
+                    Some(series_instance_uid) => damaged.push(Damaged {
+                        number,
+                        series_instance_uid,
+                        reason,
+                    }),
+                    None => return Err(StudyError::File { number, reason }),
+                },
             }
+        }
+        let is_confirmed = |one: &Damaged| {
+            let mut sound = images.iter();
+            sound.any(|image| image.series == one.series_instance_uid)
+        };
+        if let Some(one) = damaged.iter().find(|one| !is_confirmed(one)) {
+            let (number, reason) = (one.number, one.reason.clone());
+            return Err(StudyError::File { number, reason });
         }
         let Some(first) = images.first() else {
             return Err(StudyError::NoImages { skipped });
@@ -106,11 +137,22 @@ impl Study {
         if images.iter().any(|image| image.study != first.study) {
             return Err(StudyError::SeveralStudies);
         }
-        let stacks = stacks(&images);
+        let mut stacks = stacks(&images);
+        for stack in &mut stacks {
+            let mut of_series = damaged.iter();
+            let first = of_series.find(|one| one.series_instance_uid == stack.series_instance_uid);
+            if let Some(one) = first {
+                stack.laid = Err(Refusal::DamagedImage {
+                    file: one.number,
+                    reason: one.reason.clone(),
+                });
+            }
+        }
         Ok(Self {
             images,
             stacks,
             skipped,
+            damaged,
         })
     }
 
@@ -493,14 +535,70 @@ mod tests {
         assert_eq!(found, Some(StudyError::NoImages { skipped: 1 }));
     }
 
+    /// A head, and a second series of it behind the first.
+    fn two_series() -> Vec<Slice> {
+        let second = head().into_iter().map(|slice| Slice {
+            series: "1.2.3.4",
+            instance: slice.instance + 100,
+            ..slice
+        });
+        head().into_iter().chain(second).collect()
+    }
+
     #[test]
-    fn a_damaged_image_fails_the_study_by_its_number() {
-        let mut files: Vec<Vec<u8>> = head().iter().map(Slice::file).collect();
-        files[4].truncate(600);
-        let found = Study::read(files, &Limits::CLINICAL).err();
-        assert!(
-            matches!(found, Some(StudyError::File { number: 5, .. })),
-            "{found:?}"
-        );
+    fn a_damaged_image_bars_its_series_and_no_other() {
+        let sound: Vec<Vec<u8>> = two_series().iter().map(Slice::file).collect();
+        // In its pixels, at every slice: the first and the last would not be missed by their places.
+        for n in 20..40 {
+            let mut files = sound.clone();
+            let cut = files[n].len() - 2;
+            files[n].truncate(cut);
+            let study = Study::read(files, &Limits::CLINICAL).unwrap();
+            assert_eq!(study.damaged.len(), 1);
+            let one = &study.damaged[0];
+            assert_eq!(
+                (one.number, one.series_instance_uid.as_str()),
+                (n + 1, "1.2.3.4")
+            );
+            assert_eq!(study.stacks.len(), 2);
+            assert!(study.stacks[0].grid().is_ok());
+            let refusal = study.decode(&study.stacks[1]).unwrap_err();
+            assert_eq!(refusal.name(), "damaged_image");
+            assert!(
+                refusal.to_string().contains(&format!("file {}", n + 1)),
+                "{refusal}"
+            );
+            let choice = choose(&study, &[], &[]).unwrap();
+            assert_eq!(choice.chosen.len(), 1);
+            assert_eq!(choice.chosen[0].stack, 0);
+        }
+    }
+
+    #[test]
+    fn a_damaged_image_that_does_not_say_its_series_fails_the_study_by_its_number() {
+        let sound: Vec<Vec<u8>> = two_series().iter().map(Slice::file).collect();
+        let fails = |damage: &dyn Fn(&mut Vec<u8>)| {
+            let mut files = sound.clone();
+            damage(&mut files[24]);
+            let found = Study::read(files, &Limits::CLINICAL).err();
+            assert!(
+                matches!(found, Some(StudyError::File { number: 25, .. })),
+                "{found:?}"
+            );
+        };
+        // Cut off before it says so.
+        let at = |file: &[u8]| {
+            file.windows(4)
+                .position(|w| w == [0x20, 0, 0x0e, 0])
+                .unwrap()
+        };
+        fails(&|file| file.truncate(at(file) + 4));
+        // It names a series that nobody else is of: the damage may be there.
+        fails(&|file| {
+            let at = at(file) + 8;
+            file[at] = b'7';
+            let cut = file.len() - 2;
+            file.truncate(cut);
+        });
     }
 }

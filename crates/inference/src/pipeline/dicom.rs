@@ -1,6 +1,7 @@
 //! A DICOM study: which of its series is which contrast, and their volumes.
 use dawson_imaging::dicom::{
-    Choice, Confidence, Decision, Limits, SeriesRow, SiteRule, Study, Wish, choose, members,
+    Choice, Confidence, Decision, Limits, NoChoice, Refusal, SeriesRow, SiteRule, Study,
+    StudyError, Wish, choose, members,
 };
 use dawson_imaging::study::Contrast;
 use serde::Deserialize;
@@ -31,7 +32,17 @@ impl Selection {
     ) -> Result<Self, Error> {
         let bytes = files.iter().map(|file| file.len() as u64).sum();
         let study = Study::read(files, &Limits::CLINICAL).map_err(Error::Dicom)?;
-        let choice = choose(&study, wishes, rules).map_err(Error::Choice)?;
+        let choice = choose(&study, wishes, rules).map_err(|no_choice| match no_choice {
+            // It is a file that is wrong, whatever its series would have been taken for.
+            NoChoice::Refused {
+                reason: Refusal::DamagedImage { file, reason },
+                ..
+            } => Error::Dicom(StudyError::File {
+                number: file,
+                reason,
+            }),
+            other => Error::Choice(other),
+        })?;
         Ok(Self {
             study,
             choice,
@@ -118,7 +129,14 @@ impl Selection {
     }
 
     fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = Vec::new();
+        let damaged = self.study.damaged.iter().map(|one| {
+            let (number, series, reason) = (one.number, &one.series_instance_uid, &one.reason);
+            let detail = format!(
+                "file {number} is damaged ({reason}), so series {series}, which it is of, was not used"
+            );
+            error::warning("damaged_image", None, detail)
+        });
+        let mut warnings: Vec<Warning> = damaged.collect();
         for (stack, row) in self.study.stacks.iter().zip(&self.choice.series) {
             let Decision::Chosen(contrast) = row.decision else {
                 continue;
