@@ -125,6 +125,8 @@ def test_a_real_disk_that_fills_up_is_refused_before_and_recovers_by_itself(tmp_
         assert status == 503 and b'"disk"' in ready
         # What was taken has ended or is gone by its time, and by then there is room again.
         wait_until(lambda: service.call("GET", "/readyz")[0] == 200, 60)
+        # It is ready by a hair's breadth at first: less than what a study brings.
+        wait_until(lambda: service.post(flair)[0] == 202, 60)
         assert service.submit(flair)["state"] == "succeeded"
         survives(service, disk / "state")
         service.stop()
