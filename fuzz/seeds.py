@@ -61,6 +61,11 @@ def form(*parts: tuple[str, bytes]) -> bytes:
     return body + b"--x--\r\n"
 
 
+def related(*parts: bytes, kind: bytes = b"Content-Type: application/dicom", before: bytes = b"") -> bytes:
+    """A multipart/related, behind the byte that says how it is cut."""
+    return b"\x07" + before + b"".join(b"--b\r\n" + kind + b"\r\n\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+
+
 LONG = (b"OB", b"OW", b"SQ", b"UN")
 
 
@@ -150,7 +155,13 @@ def main() -> None:
     answer = [(2, b"1.2.840.10008.1.1\0"), (0x100, short(0x8030)), (0x120, short(7)), (0x800, short(0x101)),
               (0x900, short(0)), (0x902, b"fine")]
     commands = {"store": command(*store), "answer": command(*answer), "none": b""}
-    all_ = {"dicom": images, "dimse": commands, "nifti_header": headers, "nifti_body": bodies, "multipart": forms, "manifest": manifests}
+    typed = b"Content-TYPE: Application/DICOM;\r\n transfer-syntax=1.2\r\nContent-Transfer-Encoding: BINARY"
+    bodies_of_images = {"two": related(b"one", b""), "boundaries": related(b"\r\n--bX\r\n--b-\r\n--", b"--bX"),
+                        "folded": related(b"x", kind=typed, before=b"a preamble\r\n"), "none": related(),
+                        "bare": related(b"x", kind=b"X: y"),
+                        "type": b'\x07multipart/related; type="application/dicom"; boundary="a \\"b:c", */*;q=0'}
+    all_ = {"dicom": images, "dimse": commands, "related": bodies_of_images, "nifti_header": headers,
+            "nifti_body": bodies, "multipart": forms, "manifest": manifests}
     for target, seeds in all_.items():
         folder = FUZZ / "corpus" / target
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,11 @@ Nothing is checked twice here: what an answer says is other tests' business. Thi
 described that cannot come, and that nothing can come that nobody ever saw."""
 import concurrent.futures
 import gzip
+import hashlib
 import http.client
 import io
 import json
+import pathlib
 import random
 import re
 import shutil
@@ -17,8 +19,10 @@ import sys
 import time
 import zipfile
 
+import numpy
+import onnx
 import pytest
-from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, free_port, needs_program, wait_until
+from support import PROGRAM, ROOT, SLOW, TINY, Postgres, Service, free_port, needs_program, phantom, wait_until
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 import seeds  # noqa: E402
@@ -28,9 +32,6 @@ CODES = re.findall(r'^    \w+ = "(\w+)", (?:Invalid|Transient|Internal), \d+',
                    (ROOT / "crates/inference/src/problem.rs").read_text(), re.MULTILINE)
 # What nobody outside can bring about, and why.
 UNSEEN = {
-    "another_head": "two real heads must meet: the table `wrong` of tests/reference/raw_scans.py",
-    "out_of_memory": "a device must run out of memory; the engine's own tests feed it such failures",
-    "device_failed": "a device must fail while it computes; the engine's own tests feed it such failures",
     "device_unavailable": "ends the start, exit code 4: seen in test_what_ends_the_start",
     "runtime_unavailable": "ends the start, exit code 4: seen in test_what_ends_the_start",
     "cancelled": "the pipeline's word to its worker; callers see the state `cancelled`",
@@ -288,18 +289,80 @@ def test_what_networks_that_are_read_again_bring(tmp_path, seen):
     service.stop()
 
 
-def test_what_is_no_head(tmp_path, seen):
-    """By the shipped anatomy network, which the tests' own folder of models lacks."""
+@pytest.fixture
+def anatomist(tmp_path):
+    """A service with the shipped anatomy network, which the tests' own folder of models lacks."""
     models = tmp_path / "models"
     shutil.copytree(TINY[1], models)
     shutil.copytree(ROOT / "models/brain-anatomy", models / "brain-anatomy")
+    service = Service(tmp_path / "s", "--models", str(models), *TINY[2:])
+    yield service
+    service.stop()
+
+
+def test_what_is_no_head(anatomist, seen):
     # Values from 1 to 63 in no order, in a volume as large as a head.
     chance = random.Random(1)
     shape = (91, 101, 91)
     noise = seeds.header(shape=shape) + bytes(chance.randrange(1, 64) * (n % 2 == 0) for n in range(2 * 91 * 101 * 91))
-    service = Service(tmp_path / "s", "--models", str(models), *TINY[2:])
-    _, found, answer = seen.submit(service, {"flair": noise}, wait=300)
+    _, found, answer = seen.submit(anatomist, {"flair": noise}, wait=300)
     assert "no_head" == (found or answer["error"]["code"]), (found, answer)
+
+
+def test_what_is_of_another_head(tmp_path, anatomist, seen):
+    """One patient's FLAIR, and a T1w of another who lies the other way round."""
+    one, another = (phantom(tmp_path / str(seed), "flair", "t1w", spacing=2, seed=seed) for seed in (1, 9))
+    t1w = bytearray(gzip.decompress(another["t1w"].read_bytes()))
+    start = int(struct.unpack_from("<f", t1w, 108)[0])
+    columns, rows, slices = struct.unpack_from("<3h", t1w, 42)
+    size = 2 * columns * rows
+    assert len(t1w) == start + slices * size, "16-bit voxels"
+    t1w[start:] = b"".join(t1w[start + k * size:start + (k + 1) * size] for k in reversed(range(slices)))
+    flair = one["flair"].read_bytes()
+    _, found, answer = seen.submit(anatomist, {"flair": flair, "t1w": one["t1w"].read_bytes()}, wait=300)
+    assert answer["state"] == "succeeded", answer
+    _, found, answer = seen.submit(anatomist, {"flair": flair, "t1w": gzip.compress(bytes(t1w), 1)}, wait=300)
+    assert "another_head" == (found or answer["error"]["code"]), (found, answer)
+
+
+def unlucky(models: pathlib.Path, code: str) -> None:
+    """A network named like `code`: the tests' own until it sees what is brighter than its golden patch. Then it wants
+    four terabytes, or looks behind the end of a table of one number."""
+    source, folder = ROOT / "tests/fixtures/models/tiny-lesion/1.0.0", models / code / "1.0.0"
+    network = onnx.load(source / "model.onnx")
+    graph, node = network.graph, onnx.helper.make_node
+    graph.node[-1].output[:] = ["plain"]
+    graph.node.extend([node("ReduceMax", ["image"], ["most"], keepdims=0), node("Greater", ["most", "bright"], ["is_bright"]),
+                       node("Where", ["is_bright", "many", "none"], ["count"])])
+    if code == "out_of_memory":
+        graph.node.extend([node("ConstantOfShape", ["count"], ["zeros"]), node("ReduceSum", ["zeros"], ["zero"], keepdims=0)])
+    else:
+        graph.node.append(node("Gather", ["table", "count"], ["zero"]))
+        graph.initializer.append(onnx.numpy_helper.from_array(numpy.zeros(1, "f4"), "table"))
+    graph.node.append(node("Add", ["plain", "zero"], ["probability"]))
+    for name, value in (("bright", numpy.array(5, "f4")), ("many", numpy.array([1 << 40])), ("none", numpy.array([0]))):
+        graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    folder.mkdir(parents=True)
+    data = network.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    said = (source / "model.toml").read_text().replace('name = "tiny-lesion"', f'name = "{code}"')
+    said = re.sub(r'(?m)^sha256 = .*$', f'sha256 = "{hashlib.sha256(data).hexdigest()}"', said)
+    (folder / "model.toml").write_text(said)
+
+
+def test_what_a_device_that_fails_brings(tmp_path, seen, scan):
+    models = tmp_path / "models"
+    shutil.copytree(TINY[1], models)
+    failures = ("out_of_memory", "device_failed")
+    for code in failures:
+        unlucky(models, code)
+    service = Service(tmp_path / "s", "--models", str(models), *TINY[2:], "--retries", "0")
+    for code in failures:
+        _, _, job = seen.submit(service, {"flair": scan}, {"model": code}, wait=60)
+        assert (job["state"], job["error"]["code"]) == ("failed", code), job
+    # The next one is computed as if nothing had been.
+    _, _, job = seen.submit(service, {"flair": scan}, wait=60)
+    assert job["state"] == "succeeded", job
     service.stop()
 
 
@@ -387,6 +450,13 @@ def code_of(seen: Seen, answer: bytes, method: str = "POST", path: str = "/v1/se
     return seen.hear(method, path, int(head.split()[1]), body)
 
 
+def is_stopping(service: Service) -> bool:
+    try:
+        return service.call("GET", "/readyz", timeout=10)[0] == 503
+    except OSError:
+        return True
+
+
 def test_what_a_stop_brings(tmp_path, seen, scan):
     service = Service(tmp_path / "s", *TINY)
     body, _ = form({"flair": scan})
@@ -397,9 +467,11 @@ def test_what_a_stop_brings(tmp_path, seen, scan):
     images = related([slice_of(0)])
     stores = {path: post_head(service, len(images), path, RELATED) for _, path in STORE}
     waiting = {path: talk(service, head[:-2], open_=True) for path, head in stores.items()}
-    time.sleep(0.3)
+    wait_until(lambda: any((tmp_path / "s" / "incoming").iterdir()), 20)
+    # Whoever asks is one more.
+    wait_until(lambda: service.metric("dawson_http_connections") == len(waiting) + 3, 20)
     service.process.terminate()
-    time.sleep(0.3)
+    wait_until(lambda: is_stopping(service), 20)
     begun.sendall(head[-2:] + body)
     assert code_of(seen, rest(begun, close=False)) == "shutting_down"
     for path, line in waiting.items():

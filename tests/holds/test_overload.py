@@ -125,9 +125,12 @@ def test_five_hundred_at_once_of_which_twenty_are_admitted(tmp_path, flair, long
     waits = [int(headers["retry-after"]) for headers, _ in refused]
     assert min(waits) >= 1
     grown = service.peak() - begin[0]
-    print(f"\n{len(taken)} taken, {len(refused)} refused, Retry-After {min(waits)} to {max(waits)} s, health: n = "
-          f"{len(healthy)}, median {statistics.median(healthy) * 1000:.0f} ms, at most {max(healthy) * 1000:.0f} ms; "
-          f"{grown >> 20} MB more than before")
+    slow = statistics.quantiles(healthy, n=100)[98]
+    told = statistics.median(took for status, _, _, took in answers if status != 202)
+    print(f"\n{len(taken)} taken, {len(refused)} refused within {told * 1000:.0f} ms at the median of all 500 at once, "
+          f"Retry-After {min(waits)} to {max(waits)} s; health: n = {len(healthy)}, median "
+          f"{statistics.median(healthy) * 1000:.0f} ms, p99 {slow * 1000:.0f} ms, at most {max(healthy) * 1000:.0f} ms; "
+          f"{grown >> 20} MB more than before, of {budget >> 20}")
     assert grown < budget
 
     # One that comes to a full queue is told quickly, and truly when to come again.

@@ -215,12 +215,13 @@ def test_the_compose_file_is_one_and_agrees_with_the_image(settings):
     assert all(s["profiles"] in (["full"], ["pacs"]) for s in others)
 
 
-def test_every_network_is_in_the_image():
+def test_every_network_is_in_the_images_and_installed_by_the_manual():
+    (installed,) = re.findall(r"^    cp -r (.*) /opt/dawson/models/$", (ROOT / "docs/operation.md").read_text(), re.M)
     networks = {path.parents[1].name for path in (ROOT / "models").glob("*/*/model.toml")}
     assert len(networks) >= 2
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     for name in networks:
-        assert f"!models/{name}" in sent
+        assert f"!models/{name}" in sent and f"models/{name}" in installed.split()
         for file in ("Dockerfile", "cuda.Dockerfile"):
             assert f"COPY models/{name} /opt/dawson/models/{name}" in (ROOT / "docker" / file).read_text(), file
 

@@ -3,8 +3,9 @@
 //! It keeps its own stack, so that no nesting can exhaust the thread's, and allocates only by bytes that are
 //! there. What it hands on is a copy of the data set without what can harm or is not wanted: private groups,
 //! elements of VR UN (one of undefined length holds implicit little endian items, CP-246, which `dicom-object`
-//! misreads), overlays, anything longer than 64 KiB and the pixels, which are returned apart. Sequences and
-//! items of the copy have undefined length.
+//! misreads), numbers that are cut off (it takes what is left of them for the next element, and what stands there
+//! for a length of gigabytes), overlays, anything longer than 64 KiB and the pixels, which are returned apart.
+//! Sequences and items of the copy have undefined length.
 use std::io::Read;
 
 use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
@@ -315,6 +316,16 @@ fn is_long(vr: VR) -> bool {
     )
 }
 
+/// Bytes of one number of a VR (PS3.5 table 6.2-1); 1 for text and bytes.
+fn number_bytes(vr: VR) -> u32 {
+    match vr {
+        VR::OW | VR::SS | VR::US => 2,
+        VR::AT | VR::FL | VR::OF | VR::OL | VR::SL | VR::UL => 4,
+        VR::FD | VR::OD | VR::OV | VR::SV | VR::UV => 8,
+        _ => 1,
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Sequence,
@@ -464,8 +475,9 @@ impl<'a> Walk<'a> {
             self.series = is_uid(&text).then_some(text);
         }
         let short = end.saturating_sub(self.at) <= LONGEST_KEPT;
+        let whole_numbers = element.length.is_multiple_of(number_bytes(element.vr));
         let overlay = (0x5000..0x7fe0).contains(&element.tag.group());
-        if wanted && short && !overlay && element.tag != tags::PIXEL_DATA {
+        if wanted && short && whole_numbers && !overlay && element.tag != tags::PIXEL_DATA {
             let whole = self.data.get(self.at..end).unwrap_or_default();
             self.header.extend_from_slice(whole);
         }
@@ -650,6 +662,42 @@ mod tests {
         let undefined = [open([9, 0, 1, 0x10], b"UN\0\0"), item].concat();
         let data = [undefined, private, unknown, kept.clone()].concat();
         assert_eq!(checked(&data).unwrap().header, kept);
+    }
+
+    #[test]
+    fn numbers_that_are_cut_off_are_left_out_of_the_copy() {
+        let kept = [
+            element((0x18, 0x1271), b"FD", &[0; 16]),
+            text((0x20, 0xd), b"UI", "1.2"),
+        ]
+        .concat();
+        for (vr, length) in [
+            ("US", 3_u16),
+            ("SS", 1),
+            ("OW", 5),
+            ("FL", 6),
+            ("AT", 2),
+            ("SL", 7),
+            ("UL", 10),
+            ("OF", 6),
+            ("OL", 2),
+            ("FD", 12),
+            ("OD", 4),
+            ("OV", 6),
+            ("SV", 9),
+            ("UV", 20),
+        ] {
+            let mut cut = [&[0x18, 0, 0x72, 0x12], vr.as_bytes()].concat();
+            if is_long(vr.parse().unwrap()) {
+                cut.extend_from_slice(&[0, 0]);
+                cut.extend_from_slice(&u32::from(length).to_le_bytes());
+            } else {
+                cut.extend_from_slice(&length.to_le_bytes());
+            }
+            cut.resize(cut.len() + usize::from(length), b'A');
+            let header = checked(&[&cut[..], &kept].concat()).unwrap().header;
+            assert_eq!(header, kept, "{vr}");
+        }
     }
 
     #[test]
