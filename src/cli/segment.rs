@@ -128,9 +128,13 @@ struct SettingsArgs {
     /// Do not ask the anatomy network: no brain is found in a head, and lesions have no region
     #[arg(long)]
     no_anatomy: bool,
-    /// What to make: lesions, instances, probability, probability_uint8, preview, brain, regions [default: all but
-    /// probability_uint8]
-    #[arg(long, value_delimiter = ',', value_parser = output)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = output,
+        help = "What to make: lesions, instances, probability, probability_uint8, preview, brain, regions \
+                [default: all but probability_uint8]"
+    )]
     outputs: Option<Vec<Output>>,
 }
 

@@ -6,7 +6,6 @@ use dawson_imaging::nifti::{self, AffineSource, SpatialFields};
 use dawson_imaging::resample::Resampling;
 use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::dicom::Selection;
@@ -129,8 +128,9 @@ fn decode<T: Send>(
         let looked = first_look(&flair.volume)?;
         Ok::<_, Error>((flair, looked))
     };
+    // One after the other: who waits within the first look would else take one of them up, and the look with it.
     let others = || {
-        let decoded = others.into_par_iter().map(|file| decode_one(file, run));
+        let decoded = others.into_iter().map(|file| decode_one(file, run));
         decoded.collect::<Result<Vec<_>, Error>>()
     };
     let (flair, others) = rayon::join(flair, others);
