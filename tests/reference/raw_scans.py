@@ -3,8 +3,8 @@
     python tests/reference/raw_scans.py target/release/dawson ../shared/data [table ...]
 
 Prints the tables of docs/method.md: `quality` (every real case: its figures and flags), `wrong` (wrong input and
-what is said of it), `brain` (Dice against the brain masks that came with the raw scans), `changed` (the new lesions
-of long01 that visit 2 finds), `raw-like` (lesjak26 as a scanner would have given it against the prepared case),
+what is said of it), `brain` (Dice against the brain masks that came with the raw scans), `changed` (what changed in
+long01, and which of it is found), `raw-like` (lesjak26 as a scanner would have given it against the prepared case),
 `time` (the whole path against its inference). Without names: all of them. tests/reference/test_raw.py holds what
 they must show. Needs nibabel, numpy and scipy.
 """
@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import NamedTuple
 
 import nibabel
 import numpy
@@ -20,6 +21,7 @@ from scipy import ndimage
 
 FLIP = numpy.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world is LPS+, ours RAS+.
 CHANGED_ML = 0.05
+NEW_LESION = 1.0
 
 
 def segment(program, out, scans, *options):
@@ -297,35 +299,59 @@ def brain_table(program, data, folder):
               flush=True)
 
 
-def touched(program, data, folder):
-    """The changed lesions of long01 of at least 0.05 ml: volume, and whether visits 1 and 2 touch each."""
+class Change(NamedTuple):
+    """A component of long01's mask of change, of 0.05 ml or more; pairs are of visit 1 and visit 2."""
+    volume_ml: float
+    brighter: tuple  # How far its FLAIR is above that of the tissue beside it, in deviations of the brain.
+    touched: tuple  # Whether a lesion that was found has a voxel in it.
+
+    @property
+    def is_new_lesion(self):
+        """The mask holds whatever changed, darker or brighter. Lesions in white matter stand out by 1.2 to 2.6."""
+        return self.brighter[0] < NEW_LESION <= self.brighter[1]
+
+
+def changes(program, data, folder):
     raw = data / "raw" / "long01"
     change = nibabel.load(raw / "common_change.nii.gz")
+    brain = numpy.asarray(nibabel.load(raw / "common_brainmask.nii.gz").dataobj) != 0
     labels, n = ndimage.label(numpy.asarray(change.dataobj) != 0, numpy.ones((3, 3, 3)))
-    found = {}
+    found, flairs = [], []
     for study in (1, 2):
         scans = real_cases(data)[f"long01-visit{study}"]
         report = segment(program, folder, scans, "--outputs", "lesions")
         assert not isinstance(report, str), report
-        lesions = nibabel.load(folder / "lesions.nii.gz")
         to_flair = read_itk(raw / f"study{study}_flair_to_common_space.txt")
-        there = numpy.linalg.inv(lesions.affine) @ to_flair @ change.affine
-        found[study] = ndimage.affine_transform(lesions.get_fdata(), there[:3, :3], there[:3, 3], change.shape, order=0)
+
+        def laid(image, order):
+            there = numpy.linalg.inv(image.affine) @ to_flair @ change.affine
+            return ndimage.affine_transform(image.get_fdata(), there[:3, :3], there[:3, 3], change.shape, order=order)
+
+        found.append(laid(nibabel.load(folder / "lesions.nii.gz"), 0) > 0)
+        flair = laid(nibabel.load(scans["flair"]), 1)
+        low, median, high = numpy.percentile(flair[brain & (flair > 0)], (25, 50, 75))
+        flairs.append((flair - median) / ((high - low) / 1.349))
     voxel_ml = abs(numpy.linalg.det(change.affine[:3, :3])) / 1000
     rows = []
     for label in range(1, n + 1):
         at = labels == label
         if at.sum() * voxel_ml >= CHANGED_ML:
-            rows.append((at.sum() * voxel_ml, bool((found[1][at] > 0).any()), bool((found[2][at] > 0).any())))
+            near, far = (ndimage.binary_dilation(at, iterations=voxels) for voxels in (2, 6))
+            beside = far & ~near & brain & (labels == 0)
+            rows.append(Change(at.sum() * voxel_ml, tuple(f[at].mean() - numpy.median(f[beside]) for f in flairs),
+                               tuple(bool(mask[at].any()) for mask in found)))
     return sorted(rows, reverse=True)
 
 
 def changed_table(program, data, folder):
-    rows = touched(program, data, folder / "c")
-    print("changed lesion, ml | touched in visit 1 | in visit 2")
-    for volume, first, second in rows:
-        print(f"{volume:.2f} | {first} | {second}")
-    print(f"touched in visit 2: {sum(row[2] for row in rows)} of {len(rows)}", flush=True)
+    rows = changes(program, data, folder / "c")
+    print("changed, ml | above its surroundings in visit 1 | in visit 2 | a new lesion | touched in visit 1 | in visit 2")
+    for row in rows:
+        print(f"{row.volume_ml:.2f} | {row.brighter[0]:.2f} | {row.brighter[1]:.2f} | {row.is_new_lesion} | "
+              f"{row.touched[0]} | {row.touched[1]}")
+    new = [row for row in rows if row.is_new_lesion]
+    print(f"new lesions touched in visit 2: {sum(row.touched[1] for row in new)} of {len(new)}; "
+          f"of all that changed: {sum(row.touched[1] for row in rows)} of {len(rows)}", flush=True)
 
 
 def raw_like_dice(program, data, folder, strength):

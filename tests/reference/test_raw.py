@@ -67,3 +67,12 @@ def test_what_is_no_head_is_refused(make, tmp_path):
 def test_the_brain_of_a_raw_scan_is_found(patient, study, tmp_path):
     # 0.951 to 0.955 are reached; the aim is 0.96.
     assert raw_scans.brain_dice(PROGRAM, SHARED, tmp_path / "out", patient, study) >= 0.95
+
+
+@needs_scans
+def test_the_new_lesions_of_a_second_visit_are_found(tmp_path):
+    """What stands out from its surroundings in visit 2 and did not in visit 1, at least four of five."""
+    new = [change for change in raw_scans.changes(PROGRAM, SHARED, tmp_path) if change.is_new_lesion]
+    assert len(new) == 2
+    assert sum(change.touched[1] for change in new) >= 0.8 * len(new)
+    assert not any(change.touched[0] for change in new)
