@@ -18,10 +18,20 @@ from support import TINY, Faults, Proxy, Service, needs_program, wait_until
 pytestmark = needs_program
 
 
+def end_of(service: Service, job: str) -> dict:
+    """The job once it has ended. What failed often, as on a busy machine, waits up to a minute for its next try."""
+    ended = service.job(job)
+    for _ in range(4):
+        if ended["state"] not in ("queued", "running"):
+            break
+        ended = service.job(job, wait=60)
+    return ended
+
+
 def all_is_well(service: Service, state: pathlib.Path, jobs: list[str]) -> None:
     """Every job has ended once, with whole results and without its scans; nothing else lies about."""
     for job in jobs:
-        ended = service.job(job, wait=60)
+        ended = end_of(service, job)
         assert ended["state"] == "succeeded", ended["error"]
         listed = json.loads(service.call("GET", ended["links"]["artifacts"])[1])["artifacts"]
         assert len(listed) == 6
@@ -65,7 +75,7 @@ def test_each_operation_on_files_fails_once(tmp_path, flair, long, how):
             assert status == 202, answer
             acknowledged.append((n, answer["id"]))
         broken.append(faults.happened)
-        ended = service.job(answer["id"], wait=60)
+        ended = end_of(service, answer["id"])
         assert ended["state"] == "succeeded", (n, ended["error"])
     faults.heal()
     assert refused > 3 and len(acknowledged) > refused
