@@ -58,7 +58,11 @@ impl JobStore {
                     if dialect == Dialect::Sqlite {
                         let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
                                        PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000;";
-                        sqlx::raw_sql(pragmas).execute(connection).await?;
+                        sqlx::raw_sql(pragmas).execute(&mut *connection).await?;
+                        // Where a file cannot be opened for writing, as on a full disk, SQLite opens it for
+                        // reading and says nothing, and never tries again: then this fails.
+                        let writes = "BEGIN IMMEDIATE; PRAGMA user_version = 0; ROLLBACK;";
+                        sqlx::raw_sql(writes).execute(connection).await?;
                     }
                     Ok(())
                 })

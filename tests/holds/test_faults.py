@@ -1,5 +1,6 @@
 """Every operation fails once, in turn; the disk fills up; the process dies at any of them. Nothing that was
 acknowledged is lost, nothing half-written is seen, and nobody has to lend a hand."""
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -18,20 +19,10 @@ from support import TINY, Faults, Proxy, Service, needs_program, wait_until
 pytestmark = needs_program
 
 
-def end_of(service: Service, job: str) -> dict:
-    """The job once it has ended. What failed often, as on a busy machine, waits up to a minute for its next try."""
-    ended = service.job(job)
-    for _ in range(4):
-        if ended["state"] not in ("queued", "running"):
-            break
-        ended = service.job(job, wait=60)
-    return ended
-
-
 def all_is_well(service: Service, state: pathlib.Path, jobs: list[str]) -> None:
     """Every job has ended once, with whole results and without its scans; nothing else lies about."""
     for job in jobs:
-        ended = end_of(service, job)
+        ended = service.job(job, wait=60)
         assert ended["state"] == "succeeded", ended["error"]
         listed = json.loads(service.call("GET", ended["links"]["artifacts"])[1])["artifacts"]
         assert len(listed) == 6
@@ -75,7 +66,7 @@ def test_each_operation_on_files_fails_once(tmp_path, flair, long, how):
             assert status == 202, answer
             acknowledged.append((n, answer["id"]))
         broken.append(faults.happened)
-        ended = end_of(service, answer["id"])
+        ended = service.job(answer["id"], wait=60)
         assert ended["state"] == "succeeded", (n, ended["error"])
     faults.heal()
     assert refused > 3 and len(acknowledged) > refused
@@ -112,6 +103,21 @@ def small_disk(folder: pathlib.Path, size: str):
         yield
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_what_was_opened_while_the_disk_was_full_writes_again(tmp_path, flair):
+    """Requests at once make the service open its database anew, which SQLite then does for reading only."""
+    state = tmp_path / "state"
+    faults = Faults(tmp_path / "faults", state)
+    service = Service(state, *TINY, env=faults.env)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        faults.fail(after=0, how=errno.ENOSPC, times=10**9)
+        full = [status for status, _ in pool.map(lambda _: service.post(flair), range(48))]
+        faults.heal()
+        again = [service.post(flair)[0] for _ in range(4)] + [a[0] for a in pool.map(lambda _: service.post(flair),
+                                                                                     range(16))]
+    assert set(full) == {503} and set(again) == {202}
+    service.stop()
 
 
 def test_a_real_disk_that_fills_up_is_refused_before_and_recovers_by_itself(tmp_path, flair):
