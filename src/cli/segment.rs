@@ -121,7 +121,7 @@ struct SettingsArgs {
     flips: bool,
     /// auto (the model's), f32 (reproducible) or bf16 (faster where the device has it)
     #[arg(long, value_parser = precision, default_value = AUTO)]
-    precision: Wanted,
+    precision: PrecisionChoice,
     /// none: headers are believed; rigid: contrasts are turned and shifted onto the FLAIR; affine: and stretched
     #[arg(long, value_parser = align)]
     align: Option<Align>,
@@ -168,16 +168,16 @@ fn weighting(text: &str) -> Result<Weighting, String> {
 
 /// A precision, or the model's.
 #[derive(Debug, Clone, Copy)]
-struct Wanted(Option<Precision>);
+struct PrecisionChoice(Option<Precision>);
 
 const AUTO: &str = "auto";
 
-fn precision(text: &str) -> Result<Wanted, String> {
+fn precision(text: &str) -> Result<PrecisionChoice, String> {
     let all = [None, Some(Precision::F32), Some(Precision::Bf16)];
     named(text, &all, |precision| {
         precision.map_or(AUTO, Precision::name)
     })
-    .map(Wanted)
+    .map(PrecisionChoice)
 }
 
 fn align(text: &str) -> Result<Align, String> {

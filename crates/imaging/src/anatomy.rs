@@ -8,7 +8,7 @@ use crate::brain::NothingThere;
 use crate::components::{Connectivity, label};
 use crate::grid::{Grid, GridError};
 use crate::resample::resample;
-use crate::volume::Volume;
+use crate::volume::{TOGETHER, Volume};
 
 /// Less fluid than this is none.
 const LEAST_FLUID: f32 = 1e-3;
@@ -143,7 +143,7 @@ pub fn view(
     image
         .samples_mut()
         .par_iter_mut()
-        .with_min_len(1 << 16)
+        .with_min_len(TOGETHER)
         .for_each(|value| *value = (*value / one).clamp(0.0, showing.most));
     let head = image.map(|v| u8::from(v > showing.head_above));
     let (start, shape) =

@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use crate::components::{Connectivity, label};
-use crate::volume::Volume;
+use crate::volume::{TOGETHER, Volume};
 
 /// A support larger than this is a head, not a brain, in millilitres. Stripped scans that were
 /// scaled to a template reach 2,040 ml, heads begin at about 3,000 ml.
@@ -24,8 +24,6 @@ const MOST_ON_FACES: f64 = 0.05;
 const CLEARLY: f32 = 1e-3;
 /// Pieces smaller than this share of the largest one are rests, not brain.
 const SMALLEST_PIECE: f64 = 0.01;
-/// Samples that one thread looks at in one go.
-const TOGETHER: usize = 1 << 16;
 
 /// What the foreground is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

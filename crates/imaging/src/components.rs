@@ -103,7 +103,7 @@ pub fn label<T: Copy + Sync>(
 }
 
 /// Samples of which it is asked at once whether all or none are inside: most stretches are of one kind.
-const TOGETHER: usize = 32;
+const STRETCH: usize = 32;
 
 /// Appends the runs of a row whose first sample is at offset `begin`.
 fn find_runs<T: Copy>(
@@ -114,7 +114,7 @@ fn find_runs<T: Copy>(
 ) {
     let mut start = None;
     let mut offset = begin;
-    for stretch in row.chunks(TOGETHER) {
+    for stretch in row.chunks(STRETCH) {
         // Counted, not searched: a loop without a way out is computed many samples at a time.
         let n: usize = stretch.iter().map(|&s| usize::from(inside(s))).sum();
         match (n, start) {

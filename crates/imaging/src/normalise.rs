@@ -5,7 +5,7 @@
 //! the brain. The network's training uses this same definition.
 use rayon::prelude::*;
 
-use crate::volume::Volume;
+use crate::volume::{TOGETHER, Volume};
 
 /// The interquartile range of a normal distribution in standard deviations.
 const IQR_OF_NORMAL: f64 = 1.349;
@@ -34,9 +34,6 @@ pub struct Scale {
 pub struct NoContrast {
     median: f64,
 }
-
-/// Voxels that one thread looks at in one go.
-const TOGETHER: usize = 1 << 16;
 
 /// Normalises `image` in place: `(value − median) / deviation` inside `brain`, clipped.
 ///

@@ -6,6 +6,9 @@ use std::ops::Range;
 
 use crate::grid::{Grid, VoxelIndex};
 
+/// Samples that one thread takes in one go: enough to be worth sharing out.
+pub const TOGETHER: usize = 1 << 16;
+
 /// Samples of one kind on a [`Grid`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume<T> {

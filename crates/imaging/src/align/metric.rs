@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::pose::{Pose, Slope};
 use crate::resample::trilinear;
-use crate::volume::Volume;
+use crate::volume::{TOGETHER, Volume};
 
 /// Bins of either histogram.
 pub(super) const BINS: usize = 32;
@@ -65,7 +65,7 @@ impl Moving {
         let scale = (last - first) / (range[1] - range[0]);
         scan.samples_mut()
             .par_iter_mut()
-            .with_min_len(1 << 16)
+            .with_min_len(TOGETHER)
             .for_each(|v| *v = (first + (*v - range[0]) * scale).clamp(first, last));
         let to_voxels = scan.grid().affine().inverse();
         Self { scan, to_voxels }

@@ -17,9 +17,9 @@ impl Wish {
     /// A wish in words: the contrast's name, and the UID of a series. None if either is not one.
     #[must_use]
     pub fn parse(contrast: &str, series_instance_uid: &str) -> Option<Self> {
-        super::guard::uid("SeriesInstanceUID", series_instance_uid).ok()?;
-        Some(Self {
-            contrast: Contrast::parse(contrast)?,
+        let contrast = Contrast::parse(contrast)?;
+        super::is_uid(series_instance_uid).then(|| Self {
+            contrast,
             series_instance_uid: series_instance_uid.to_owned(),
         })
     }

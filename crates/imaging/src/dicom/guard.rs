@@ -6,20 +6,19 @@
 //! misreads), numbers that are cut off (it takes what is left of them for the next element, and what stands there
 //! for a length of gigabytes), overlays, anything longer than 64 KiB and the pixels, which are returned apart.
 //! Sequences and items of the copy have undefined length.
+mod element;
+mod walk;
+
+use std::borrow::Cow;
 use std::io::Read;
 
-use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
-use dicom_core::{Tag, VR};
-use dicom_dictionary_std::{StandardDataDictionary, tags};
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
 
 use super::{Error, Limits, Syntax};
+use element::Bytes;
+use walk::Walk;
 
-const UNDEFINED: u32 = 0xffff_ffff;
-const ITEM: Tag = Tag(0xfffe, 0xe000);
-const ITEM_END: Tag = Tag(0xfffe, 0xe00d);
-const SEQUENCE_END: Tag = Tag(0xfffe, 0xe0dd);
-/// Nothing that is wanted of a header is longer.
-const LONGEST_KEPT: usize = 64 << 10;
 /// Below this, a deflated data set may be packed however well.
 const FREE_INFLATED_BYTES: usize = 16 << 20;
 /// The most that deflate packs what is no bomb.
@@ -58,11 +57,23 @@ pub(super) fn check(file: &[u8], limits: &Limits) -> Result<Checked, Error> {
 /// A data set by itself, without a file around it.
 pub(super) fn clean(data: &[u8], syntax: Syntax, limits: &Limits) -> Result<Checked, Error> {
     within("bytes of the data set", data.len(), limits.max_file_bytes)?;
-    if syntax == Syntax::Deflated {
-        walk(&inflate(data, limits)?, syntax, limits)
-    } else {
-        walk(data, syntax, limits)
-    }
+    let data = unpacked(data, syntax, limits)?;
+    let mut walk = Walk::new(&data, syntax, limits);
+    while walk.step()? {}
+    Ok(Checked {
+        syntax,
+        header: walk.header,
+        pixels: walk.pixels,
+    })
+}
+
+/// The series that a damaged file is of, if it says so before its damage.
+pub(super) fn series(file: &[u8], limits: &Limits) -> Option<String> {
+    let (syntax, start) = meta(file).ok()?;
+    let data = unpacked(file.get(start..)?, syntax, limits).ok()?;
+    let mut walk = Walk::new(&data, syntax, limits);
+    while walk.series.is_none() && matches!(walk.step(), Ok(true)) {}
+    walk.series
 }
 
 fn within(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
@@ -138,10 +149,9 @@ pub(super) fn announced(file: &[u8]) -> Option<(String, String)> {
         }
         Ok(())
     });
-    let plain = |text: &String| uid("", text).is_ok();
     class
         .zip(instance)
-        .filter(|(class, instance)| plain(class) && plain(instance))
+        .filter(|(class, instance)| is_uid(class) && is_uid(instance))
 }
 
 /// Text without its padding.
@@ -164,6 +174,15 @@ pub(super) fn uid(name: &'static str, text: &str) -> Result<(), Error> {
     Err(Error::Uid { name })
 }
 
+/// A data set that is not deflated, or no more.
+fn unpacked<'a>(data: &'a [u8], syntax: Syntax, limits: &Limits) -> Result<Cow<'a, [u8]>, Error> {
+    if syntax == Syntax::Deflated {
+        inflate(data, limits).map(Cow::Owned)
+    } else {
+        Ok(Cow::Borrowed(data))
+    }
+}
+
 fn inflate(packed: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
     let mut reader = flate2::read::DeflateDecoder::new(packed);
     let mut all = Vec::new();
@@ -183,431 +202,11 @@ fn inflate(packed: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Bytes in one order.
-#[derive(Clone, Copy)]
-struct Bytes<'a> {
-    data: &'a [u8],
-    big: bool,
-}
-
-/// An element's header.
-struct Element {
-    tag: Tag,
-    vr: VR,
-    length: u32,
-    /// Where its value starts.
-    value: usize,
-}
-
-impl Element {
-    /// Where its value ends, which must be within `bound`.
-    fn end(&self, bound: usize) -> Result<usize, Error> {
-        let at = self.value;
-        let end = usize::try_from(self.length)
-            .ok()
-            .and_then(|n| at.checked_add(n))
-            .filter(|&end| end <= bound && self.length != UNDEFINED);
-        let reason = "a length reaches beyond what holds the element";
-        end.ok_or(Error::Structure { at, reason })
-    }
-}
-
-impl Bytes<'_> {
-    fn array<const N: usize>(self, at: usize) -> Option<[u8; N]> {
-        self.data.get(at..at.checked_add(N)?)?.try_into().ok()
-    }
-
-    fn u16(self, at: usize) -> Option<u16> {
-        let bytes = self.array(at)?;
-        Some(if self.big {
-            u16::from_be_bytes(bytes)
-        } else {
-            u16::from_le_bytes(bytes)
-        })
-    }
-
-    fn u32(self, at: usize) -> Option<u32> {
-        let bytes = self.array(at)?;
-        Some(if self.big {
-            u32::from_be_bytes(bytes)
-        } else {
-            u32::from_le_bytes(bytes)
-        })
-    }
-
-    fn tag(self, at: usize) -> Option<Tag> {
-        Some(Tag(self.u16(at)?, self.u16(at.checked_add(2)?)?))
-    }
-
-    /// The header at `at`, which must end within `bound`.
-    fn element(self, at: usize, implicit: bool, bound: usize) -> Result<Element, Error> {
-        let short = Error::Structure {
-            at,
-            reason: "an element's header is cut off",
-        };
-        let header = || -> Option<Result<Element, Error>> {
-            let tag = self.tag(at)?;
-            let fourth = at.checked_add(4)?;
-            if implicit || tag.group() == 0xfffe {
-                let (length, value) = (self.u32(fourth)?, at.checked_add(8)?);
-                let vr = implicit_vr(tag, length);
-                return Some(Ok(Element {
-                    tag,
-                    vr,
-                    length,
-                    value,
-                }));
-            }
-            let letters: [u8; 2] = self.array(fourth)?;
-            let Some(vr) = VR::from_binary(letters) else {
-                let reason = "an element has no known value representation";
-                return Some(Err(Error::Structure { at, reason }));
-            };
-            let (length, value) = if is_long(vr) {
-                (self.u32(at.checked_add(8)?)?, at.checked_add(12)?)
-            } else {
-                (u32::from(self.u16(at.checked_add(6)?)?), at.checked_add(8)?)
-            };
-            Some(Ok(Element {
-                tag,
-                vr,
-                length,
-                value,
-            }))
-        };
-        match header() {
-            Some(Ok(element)) if element.value <= bound => Ok(element),
-            Some(Err(error)) => Err(error),
-            _ => Err(short),
-        }
-    }
-}
-
-/// The VR that the standard's dictionary gives a tag; what it does not know and has no length is a sequence.
-fn implicit_vr(tag: Tag, length: u32) -> VR {
-    let known = StandardDataDictionary
-        .by_tag(tag)
-        .map(DataDictionaryEntry::vr);
-    match known {
-        Some(VirtualVr::Exact(vr)) => vr,
-        Some(_) => VR::OW,
-        None if length == UNDEFINED => VR::SQ,
-        None => VR::UN,
-    }
-}
-
-/// Explicit VRs with a length of 32 bits (PS3.5 table 7.1-1).
-fn is_long(vr: VR) -> bool {
-    matches!(
-        vr,
-        VR::OB
-            | VR::OD
-            | VR::OF
-            | VR::OL
-            | VR::OV
-            | VR::OW
-            | VR::SQ
-            | VR::SV
-            | VR::UC
-            | VR::UN
-            | VR::UR
-            | VR::UT
-            | VR::UV
-    )
-}
-
-/// Bytes of one number of a VR (PS3.5 table 6.2-1); 1 for text and bytes.
-fn number_bytes(vr: VR) -> u32 {
-    match vr {
-        VR::OW | VR::SS | VR::US => 2,
-        VR::AT | VR::FL | VR::OF | VR::OL | VR::SL | VR::UL => 4,
-        VR::FD | VR::OD | VR::OV | VR::SV | VR::UV => 8,
-        _ => 1,
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Sequence,
-    Item,
-}
-
-/// A sequence or item that has begun.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of the encoding by itself"
-)]
-#[derive(Clone, Copy)]
-struct Open {
-    kind: Kind,
-    /// Where it ends, or the latest where it can.
-    bound: usize,
-    /// Whether its length is known: then it ends at `bound`, else at a delimiter.
-    defined: bool,
-    implicit: bool,
-    big: bool,
-    /// Whether it goes into the copy.
-    kept: bool,
-}
-
-/// The series that a damaged file is of, if it says so before its damage.
-pub(super) fn series(file: &[u8], limits: &Limits) -> Option<String> {
-    let (syntax, start) = meta(file).ok()?;
-    let inflated;
-    let mut data = file.get(start..)?;
-    if syntax == Syntax::Deflated {
-        inflated = inflate(data, limits).ok()?;
-        data = &inflated;
-    }
-    let mut walk = Walk::new(data, syntax, limits);
-    while walk.series.is_none() && matches!(walk.step(), Ok(true)) {}
-    walk.series
-}
-
-fn walk(data: &[u8], syntax: Syntax, limits: &Limits) -> Result<Checked, Error> {
-    let mut walk = Walk::new(data, syntax, limits);
-    while walk.step()? {}
-    Ok(Checked {
-        syntax,
-        header: walk.header,
-        pixels: walk.pixels,
-    })
-}
-
-struct Walk<'a> {
-    data: &'a [u8],
-    syntax: Syntax,
-    limits: &'a Limits,
-    at: usize,
-    count: usize,
-    open: Vec<Open>,
-    header: Vec<u8>,
-    pixels: RawPixels,
-    /// (0020,000E), once it was passed.
-    series: Option<String>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(data: &'a [u8], syntax: Syntax, limits: &'a Limits) -> Self {
-        Self {
-            data,
-            syntax,
-            limits,
-            at: 0,
-            count: 0,
-            open: Vec::new(),
-            header: Vec::new(),
-            pixels: RawPixels::None,
-            series: None,
-        }
-    }
-
-    fn wrong<T>(&self, reason: &'static str) -> Result<T, Error> {
-        Err(Error::Structure {
-            at: self.at,
-            reason,
-        })
-    }
-
-    /// The next element, item or delimiter; false at the end.
-    fn step(&mut self) -> Result<bool, Error> {
-        let root = Open {
-            kind: Kind::Item,
-            bound: self.data.len(),
-            defined: true,
-            implicit: self.syntax.is_implicit(),
-            big: self.syntax.is_big(),
-            kept: true,
-        };
-        let top = self.open.last().copied();
-        let within_what = top.unwrap_or(root);
-        if within_what.defined && self.at == within_what.bound {
-            if top.is_none() {
-                return Ok(false);
-            }
-            self.close(within_what);
-            return Ok(true);
-        }
-        self.count = self.count.saturating_add(1);
-        within("elements and items", self.count, self.limits.max_elements)?;
-        let bytes = Bytes {
-            data: self.data,
-            big: within_what.big,
-        };
-        let element = bytes.element(self.at, within_what.implicit, within_what.bound)?;
-        match (element.tag, within_what.kind, top.is_some()) {
-            (ITEM, Kind::Sequence, _) => self.begin(Kind::Item, &element, within_what)?,
-            (SEQUENCE_END, Kind::Sequence, true) | (ITEM_END, Kind::Item, true) => {
-                if within_what.defined || element.length != 0 {
-                    return self.wrong("a delimiter where none may be");
-                }
-                self.at = element.value;
-                self.close(within_what);
-            }
-            (Tag(0xfffe, _), ..) => return self.wrong("a delimiter or item where none may be"),
-            (_, Kind::Sequence, _) => return self.wrong("an element between items"),
-            (_, Kind::Item, _) => self.element(&element, within_what, top.is_none())?,
-        }
-        Ok(true)
-    }
-
-    fn element(&mut self, element: &Element, inside: Open, at_root: bool) -> Result<(), Error> {
-        if element.tag == tags::PIXEL_DATA && at_root {
-            return self.pixel_data(element, inside);
-        }
-        let private = element.tag.group() & 1 == 1;
-        let wanted = inside.kept && !private && element.vr != VR::UN;
-        if element.vr == VR::SQ || (element.vr == VR::UN && element.length == UNDEFINED) {
-            let mut child = inside;
-            child.kept = wanted;
-            if element.vr == VR::UN {
-                // CP-246: what was written by one who did not know the VR is implicit little endian.
-                (child.implicit, child.big) = (true, false);
-            }
-            if wanted {
-                self.copy(element.tag, Some(VR::SQ), inside);
-            }
-            return self.begin(Kind::Sequence, element, child);
-        }
-        let end = element.end(inside.bound)?;
-        if element.tag == tags::SERIES_INSTANCE_UID && at_root {
-            let text = trimmed(self.data.get(element.value..end).unwrap_or_default());
-            self.series = is_uid(&text).then_some(text);
-        }
-        let short = end.saturating_sub(self.at) <= LONGEST_KEPT;
-        let whole_numbers = element.length.is_multiple_of(number_bytes(element.vr));
-        let overlay = (0x5000..0x7fe0).contains(&element.tag.group());
-        if wanted && short && whole_numbers && !overlay && element.tag != tags::PIXEL_DATA {
-            let whole = self.data.get(self.at..end).unwrap_or_default();
-            self.header.extend_from_slice(whole);
-        }
-        self.at = end;
-        Ok(())
-    }
-
-    fn begin(&mut self, kind: Kind, element: &Element, parent: Open) -> Result<(), Error> {
-        // A sequence and its item are one level.
-        let depth = (self.open.len() / 2).saturating_add(1);
-        within("sequences within one another", depth, self.limits.max_depth)?;
-        let defined = element.length != UNDEFINED;
-        let bound = if defined {
-            element.end(parent.bound)?
-        } else {
-            parent.bound
-        };
-        if kind == Kind::Item && parent.kept {
-            self.copy(ITEM, None, parent);
-        }
-        self.open.push(Open {
-            kind,
-            bound,
-            defined,
-            ..parent
-        });
-        self.at = element.value;
-        Ok(())
-    }
-
-    fn close(&mut self, ended: Open) {
-        self.open.pop();
-        if ended.kept {
-            let (tag, length) = match ended.kind {
-                Kind::Sequence => (SEQUENCE_END, 0),
-                Kind::Item => (ITEM_END, 0),
-            };
-            self.tag(tag, ended.big);
-            self.number(length, ended.big);
-        }
-    }
-
-    /// The header of a sequence or item of undefined length.
-    fn copy(&mut self, tag: Tag, vr: Option<VR>, inside: Open) {
-        self.tag(tag, inside.big);
-        if let (Some(vr), false) = (vr, inside.implicit) {
-            self.header.extend_from_slice(vr.to_string().as_bytes());
-            self.header.extend_from_slice(&[0, 0]);
-        }
-        self.number(UNDEFINED, inside.big);
-    }
-
-    fn tag(&mut self, tag: Tag, big: bool) {
-        for half in [tag.group(), tag.element()] {
-            let bytes = if big {
-                half.to_be_bytes()
-            } else {
-                half.to_le_bytes()
-            };
-            self.header.extend_from_slice(&bytes);
-        }
-    }
-
-    fn number(&mut self, number: u32, big: bool) {
-        let bytes = if big {
-            number.to_be_bytes()
-        } else {
-            number.to_le_bytes()
-        };
-        self.header.extend_from_slice(&bytes);
-    }
-
-    fn pixel_data(&mut self, element: &Element, inside: Open) -> Result<(), Error> {
-        if self.pixels != RawPixels::None {
-            return self.wrong("pixel data for a second time");
-        }
-        if element.vr != VR::OB && element.vr != VR::OW {
-            return self.wrong("pixel data of another kind than OB and OW");
-        }
-        if element.length != UNDEFINED {
-            let end = element.end(inside.bound)?;
-            let bytes = self.data.get(element.value..end).unwrap_or_default();
-            self.pixels = RawPixels::Native(bytes.to_vec());
-            self.at = end;
-            return Ok(());
-        }
-        if !self.syntax.is_encapsulated() {
-            return self.wrong("pixel data of undefined length in a syntax without fragments");
-        }
-        self.at = element.value;
-        self.pixels = self.fragments()?;
-        Ok(())
-    }
-
-    fn fragments(&mut self) -> Result<RawPixels, Error> {
-        let bytes = Bytes {
-            data: self.data,
-            big: false,
-        };
-        let mut offsets = None;
-        let mut fragments = Vec::new();
-        loop {
-            let item = bytes.element(self.at, true, self.data.len())?;
-            if item.tag == SEQUENCE_END && item.length == 0 {
-                self.at = item.value;
-                let offsets = offsets.unwrap_or_default();
-                return Ok(RawPixels::Fragments { offsets, fragments });
-            }
-            if item.tag != ITEM {
-                return self.wrong("something else than a fragment among fragments");
-            }
-            let end = item.end(self.data.len())?;
-            let value = self.data.get(item.value..end).unwrap_or_default();
-            if offsets.is_none() {
-                let words = value.chunks_exact(4).take(self.limits.max_fragments);
-                let word = |w: &[u8]| w.try_into().map_or(0, u32::from_le_bytes);
-                offsets = Some(words.map(word).collect::<Vec<u32>>());
-            } else {
-                fragments.push(value.to_vec());
-            }
-            within("fragments", fragments.len(), self.limits.max_fragments)?;
-            self.at = end;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::element::is_long;
     use super::*;
     use crate::dicom::synthetic::{EXPLICIT, Slice, element, file, text};
 

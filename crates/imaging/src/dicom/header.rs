@@ -66,8 +66,8 @@ impl Image {
         let series = unique("SeriesInstanceUID", tags::SERIES_INSTANCE_UID)?;
         let cells = cells(&object, limits)?;
         cells.check(&pixels, syntax)?;
-        let frame_of_reference = text(&object, tags::FRAME_OF_REFERENCE_UID)
-            .filter(|found| guard::uid("FrameOfReferenceUID", found).is_ok());
+        let frame_of_reference =
+            text(&object, tags::FRAME_OF_REFERENCE_UID).filter(|found| guard::is_uid(found));
         let frames = if sop_class == MR[0] {
             vec![classic(&object)]
         } else {

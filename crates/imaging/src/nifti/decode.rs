@@ -6,10 +6,7 @@ use rayon::prelude::*;
 use super::affine::Placement;
 use super::header::{Datatype, Header};
 use super::{Error, Limits, unpack, wide};
-use crate::volume::Volume;
-
-/// Stored numbers that one thread turns into values in one go.
-const TOGETHER: usize = 1 << 16;
+use crate::volume::{TOGETHER, Volume};
 
 /// One decoded image.
 #[derive(Debug, Clone, PartialEq)]

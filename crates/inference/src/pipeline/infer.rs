@@ -12,7 +12,7 @@ use dawson_imaging::brain::Extent;
 use dawson_imaging::grid::Grid;
 use dawson_imaging::study::Study;
 use dawson_imaging::tile::{self, Tiling};
-use dawson_imaging::volume::Volume;
+use dawson_imaging::volume::{TOGETHER, Volume};
 use dawson_imaging::vote::{Votes, Weighting};
 use rayon::prelude::*;
 
@@ -121,7 +121,7 @@ pub(super) fn probability<T>(
         probability
             .samples_mut()
             .par_iter_mut()
-            .with_min_len(1 << 16)
+            .with_min_len(TOGETHER)
             .zip(study.brain.samples())
             .filter(|(_, inside)| **inside == 0)
             .for_each(|(p, _)| *p = 0.0);
@@ -144,7 +144,7 @@ fn doubt(probability: &Volume<f32>, study: &Study) -> Volume<u8> {
     in_doubt
         .samples_mut()
         .par_iter_mut()
-        .with_min_len(1 << 16)
+        .with_min_len(TOGETHER)
         .zip(probability.samples())
         .filter(|(_, p)| !DOUBT.contains(*p))
         .for_each(|(inside, _)| *inside = 0);

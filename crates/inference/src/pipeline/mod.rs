@@ -34,7 +34,7 @@ use dawson_imaging::preview::Frame;
 use dawson_imaging::regions::{self, Place};
 use dawson_imaging::resample::resample;
 use dawson_imaging::study::{self, Contrast, Cut, Sent, Study};
-use dawson_imaging::volume::Volume;
+use dawson_imaging::volume::{TOGETHER, Volume};
 pub use dicom::{RulesError, Selection, series_rules};
 pub use error::{Error, engine_code, model_code, nifti_code};
 use intake::{Taken, Unpacked, align, describe_placement, header_warnings, take, unpack};
@@ -389,7 +389,7 @@ fn restored(probability: &Volume<f32>, flair: &Grid) -> Volume<f32> {
     let samples = probability.samples_mut();
     samples
         .par_iter_mut()
-        .with_min_len(1 << 16)
+        .with_min_len(TOGETHER)
         .for_each(|p| *p = rounded(*p * STEPS) / STEPS);
     probability
 }
