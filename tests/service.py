@@ -31,8 +31,11 @@ class Service:
         assert found, f"did not start: {line}{self.log.read_text()[-2000:]}"
         self.address = found.group(1)
 
+    def connection(self, timeout: float) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.address, timeout=timeout)
+
     def call(self, method: str, path: str, body: bytes | None = None, timeout: float = 600, **headers: str):
-        connection = http.client.HTTPConnection(self.address, timeout=timeout)
+        connection = self.connection(timeout)
         try:
             connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
             answer = connection.getresponse()

@@ -16,7 +16,8 @@ use dicom_ul::association::client::ClientAssociationOptions;
 use dicom_ul::pdu::{PDataValue, PDataValueType};
 use serde_json::json;
 
-use super::filing::{Archive, CLASSES, EXPLICIT, delivery, form, run, send_again, with};
+use super::archive::{Archive, CLASSES, EXPLICIT};
+use super::filing::{delivery, form, run, send_again, with};
 use super::nodes::listen;
 use super::support::{Service, ServiceOptions, destinations};
 

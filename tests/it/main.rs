@@ -14,6 +14,7 @@
 #![allow(clippy::print_stderr, reason = "what is skipped says so")]
 
 mod access;
+mod archive;
 mod cli;
 mod commitment;
 mod corpus;
@@ -24,6 +25,7 @@ mod edge;
 mod encodings;
 mod events;
 mod filing;
+mod filing_web;
 mod headers;
 mod nodes;
 mod outbox;

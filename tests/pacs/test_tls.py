@@ -22,15 +22,9 @@ pytestmark = pytest.mark.skipif(not (PROGRAM and EXAMPLE), reason="$DAWSON_BIN a
 class PrivateService(Service):
     """A service that speaks HTTPS, whose certificate the test does not look at."""
 
-    def call(self, method: str, path: str, body: bytes | None = None, timeout: float = 600, **headers: str):
+    def connection(self, timeout: float) -> http.client.HTTPSConnection:
         blind = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection(self.address, timeout=timeout, context=blind)
-        try:
-            connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        return http.client.HTTPSConnection(self.address, timeout=timeout, context=blind)
 
 
 def openssl(*words: object) -> None:

@@ -5,8 +5,9 @@
 Prints the tables of docs/method.md: `quality` (every real case: its figures and flags), `wrong` (wrong input and
 what is said of it), `brain` (Dice against the brain masks that came with the raw scans), `changed` (what changed in
 long01, and which of it is found), `raw-like` (lesjak26 as a scanner would have given it against the prepared case),
-`time` (the whole path against its inference). Without names: all of them. tests/reference/test_raw.py holds what
-they must show. Needs nibabel, numpy and scipy.
+`raw-parts` (which part of that costs how much), `time` (the whole path against its inference). Without names: all of
+them. tests/reference/test_raw.py holds what they must show. Needs nibabel, numpy and scipy. $DAWSON_MODELS names other
+networks than those of the repository.
 """
 import json
 import pathlib
@@ -225,22 +226,24 @@ MOTIONS = {"flair": pose((4, -6, 8), (5, -7, 4)), "t1w": pose((6, -5, 6), (7, -5
            "t2w": pose((3, -7, 9), (3, -8, 6))}
 
 
-def raw_like(data, folder, strength):
+def raw_like(data, folder, strength, head=True, motions=MOTIONS, slices_mm=3.0, in_plane_mm=0.9, noise=0.02):
     """lesjak26 with a skull and a bias field, moved and in slices of 3 mm: its scans, and its lesions so."""
     case = data / "labelled" / "lesjak26"
+    folder.mkdir(exist_ok=True)
     brain = nibabel.load(case / "flair.nii.gz").get_fdata() != 0
     brain = ndimage.binary_fill_holes(brain)
     scans = {}
-    for contrast, motion in MOTIONS.items():
+    for contrast, motion in motions.items():
         image = nibabel.load(case / f"{contrast}.nii.gz")
-        values = biased(in_a_head(image.get_fdata(), brain, contrast), strength)
-        moved, grid = as_scanned(values, image.affine, motion)
+        values = image.get_fdata()
+        values = biased(in_a_head(values, brain, contrast) if head else values, strength)
+        moved, grid = as_scanned(values, image.affine, motion, slices_mm, in_plane_mm)
         chance = numpy.random.default_rng(5)
-        deviation = 0.02 * numpy.median(values[brain])
+        deviation = noise * numpy.median(values[brain])
         noisy = numpy.hypot(moved + chance.normal(0, deviation, moved.shape), chance.normal(0, deviation, moved.shape))
         scans[contrast] = save(folder / f"{contrast}.nii.gz", noisy.astype("f4"), grid)
     image = nibabel.load(case / "lesions.nii.gz")
-    truth, grid = as_scanned(image.get_fdata(), image.affine, MOTIONS["flair"])
+    truth, grid = as_scanned(image.get_fdata(), image.affine, motions["flair"], slices_mm, in_plane_mm)
     return scans, truth >= 0.5
 
 
@@ -355,7 +358,6 @@ def changed_table(program, data, folder):
 
 
 def raw_like_dice(program, data, folder, strength):
-    folder.mkdir(exist_ok=True)
     scans, truth = raw_like(data, folder, strength)
     report = segment(program, folder / "out", scans, "--outputs", "lesions,brain,preview")
     assert not isinstance(report, str), report
@@ -378,6 +380,29 @@ def raw_like_table(program, data, folder):
               f"{', '.join(codes(report)) or 'no flags'}", flush=True)
 
 
+def raw_parts_table(program, data, folder):
+    """Which of what `raw-like` does costs how much: each by itself, without a bias field."""
+    alike = {contrast: MOTIONS["flair"] for contrast in MOTIONS}
+    thin = {"slices_mm": 1.0, "in_plane_mm": 1.0}
+    print("stripped or in a head, moved, slices | DSC | found, true ml | brain ml")
+    for name, how in {
+        "stripped, 1 mm": {"head": False, "motions": alike, "noise": 0.0, **thin},
+        "stripped, 3 mm": {"head": False, "motions": alike, "noise": 0.0},
+        "stripped, 3 mm, FLAIR alone": {"head": False, "motions": {"flair": alike["flair"]}, "noise": 0.0},
+        "head, 1 mm": {"motions": alike, "noise": 0.0, **thin},
+        "head, 3 mm": {"motions": alike, "noise": 0.0},
+        "head, 3 mm, noise": {"motions": alike},
+        "head, 3 mm, noise, moved apart": {},
+    }.items():
+        scans, truth = raw_like(data, folder / "parts", 0.0, **how)
+        report = segment(program, folder / "parts" / "out", scans, "--outputs", "lesions")
+        assert not isinstance(report, str), report
+        mask = nibabel.load(folder / "parts" / "out" / "lesions.nii.gz")
+        found, voxel_ml = numpy.asarray(mask.dataobj) != 0, abs(numpy.linalg.det(mask.affine[:3, :3])) / 1000
+        print(f"{name} | {dice(found, truth):.3f} | {found.sum() * voxel_ml:.1f}, {truth.sum() * voxel_ml:.1f} | "
+              f"{report['anatomy']['brain_ml']:.0f}", flush=True)
+
+
 def time_table(program, data, folder):
     for _ in range(3):
         report = segment(program, folder / "t", real_cases(data)["long01-visit1"], "--outputs", "lesions")
@@ -388,7 +413,7 @@ def time_table(program, data, folder):
 
 
 TABLES = {"quality": quality_table, "wrong": wrong_table, "brain": brain_table, "changed": changed_table,
-          "raw-like": raw_like_table, "time": time_table}
+          "raw-like": raw_like_table, "raw-parts": raw_parts_table, "time": time_table}
 
 if __name__ == "__main__":
     chosen = sys.argv[3:] or list(TABLES)
