@@ -132,6 +132,7 @@ const IMAGING_LINKS: &[&str] = &[
     "flate2",
     "glam",
     "hayro-jpeg2000",
+    "hmac",
     "jpeg-decoder",
     "nifti",
     "png",

@@ -72,7 +72,8 @@ def real_painter(sources: Sources) -> Draw:
 
     def draw(rng: Rng) -> tuple[Array, Array]:
         visits = patients[rng.integers(len(patients))]
-        return real_sample(visits[rng.integers(len(visits))], bank, pool.shape, rng)
+        return real_sample(visits[rng.integers(len(visits))], bank, pool.shape, rng,
+                           pool.real_thick)
 
     return draw
 

@@ -13,17 +13,20 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from arrays import Array, Rng, Shape, blur, field
+from arrays import Array, Rng, Shape, blur, field, thick_slices
 from cases import Case, read_case
+from contrasts import CONTRASTS
 from heads import CLASS
 from lesions import CONNECTED, Piece, Room, draw_load_ml, place_lesions
-from normalise import CLIP, MISSING, OUTSIDE
+from normalise import CLIP, MISSING, OUTSIDE, within_brain
 from recipe import UNKNOWN
-from synthesis import gains, head_grid, visible, warp
+from synthesis import gains, head_grid, slices_mm, visible, warp
 
 TO_MNI = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], float)  # (k, j, i) of a RAS grid to (x, y, z)
 ORIGIN_MM = np.array([-91.0, -126.0, -72.0])
 """Centre of the first voxel of the labelled cases' grid in RAS+ order."""
+FLUID = {"flair": (-4.0, -2.0), "t1w": (-4.0, -2.0), "t2w": (2.0, 6.0)}
+"""Normalised brightness of the fluid around a brain, from least to most."""
 CARVED_BELOW = 6000
 """Voxels; what would replace larger lesions is too far away to look like them."""
 
@@ -33,8 +36,12 @@ def read_patient(folder: Path, patient: str) -> list[Case]:
     return [read_case(path.parent) for path in sorted(folder.glob(f"{patient}*/lesions.nii.gz"))]
 
 
-def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng) -> tuple[Array, Array]:
-    """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest unknown tissue."""
+def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng,
+                thick: float = 0.0) -> tuple[Array, Array]:
+    """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest unknown tissue.
+
+    `thick` is how often it is cut anew, in slices as clinical scans have them.
+    """
     box = _box(case.brain, 6)
     image, truth, brain = case.image[(slice(None), *box)].copy(), case.truth[box], case.brain[box]
     low = np.array([s.start for s in box])
@@ -49,6 +56,8 @@ def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng) -> 
             truth = _set_in(image, placed, truth, brain, rng)
     if rng.random() < 0.6:
         image, truth, brain = _moved(image, truth, brain, shape, rng)
+    if thick and rng.random() < thick:
+        image, truth, brain = _cut_anew(image, truth, brain, rng)
     image[:, ~brain] = OUTSIDE
     for n, contrast in enumerate(case.image):
         if not contrast.any():
@@ -137,3 +146,25 @@ def _moved(image: Array, truth: Array, brain: Array, shape: Shape,
     moved = np.stack([warp(contrast, grid, "bilinear") for contrast in image])
     return (moved, warp(truth.astype(np.float32), grid, "bilinear") > 0.5,
             warp(brain.astype(np.float32), grid, "bilinear") > 0.9)
+
+
+def _cut_anew(image: Array, truth: Array, brain: Array, rng: Rng) -> tuple[Array, Array, Array]:
+    """The head in thick slices, half of the time with the fluid that a brain found in it takes along.
+
+    Slices mix what lies in them, so a brain's values spread less, and normalised by that spread all of
+    them lie further apart: what a network sees of a lesion depends on both.
+    """
+    axis = 0 if rng.random() < 0.85 else int(rng.integers(1, 3))
+    found = brain
+    if rng.random() < 0.5:
+        found = ndimage.binary_dilation(brain, iterations=int(rng.integers(1, 4)))
+    cut = image.copy()
+    for n, contrast in enumerate(CONTRASTS):
+        if not image[n].any():
+            continue
+        whole = np.where(brain, image[n], np.float32(rng.uniform(*FLUID[contrast])))
+        millimetres = slices_mm(contrast, rng)
+        if millimetres > 1:
+            whole = thick_slices(whole, rng, axis, millimetres)
+        cut[n] = within_brain(whole, found)
+    return cut, visible(truth, cut[0]), found

@@ -43,6 +43,8 @@ class Pool:
     """Patients whose scans are trained on."""
     real_samples: int = 0
     """Samples that are made of them."""
+    real_thick: float = 0.0
+    """Share of those that are given thick slices and, now and then, the fluid around the brain."""
 
 
 @dataclass(frozen=True)

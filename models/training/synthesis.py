@@ -116,7 +116,7 @@ def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng
         painted = _paint(scene, contrast, rng)
         if n and moved:
             painted = _misregister(painted, rng)
-        samples = _acquire(painted, _slices_mm(contrast, rng, grade), rng)
+        samples = _acquire(painted, slices_mm(contrast, rng, grade), rng)
         image[n] = within_brain(samples, scene.brain)
         if not loose:
             image[n][~_own_mask(scene.brain, rng)] = OUTSIDE
@@ -290,7 +290,7 @@ def _misregister(x: Array, rng: Rng) -> Array:
     return F.grid_sample(samples, grid, padding_mode="border", align_corners=False)[0, 0].numpy()
 
 
-def _slices_mm(contrast: str, rng: Rng, grade: Grade | None) -> float:
+def slices_mm(contrast: str, rng: Rng, grade: Grade | None = None) -> float:
     """Slices of 1 mm, as 3D sequences have, in under half of the scans; T2w is mostly thick, also
     where FLAIR is thin."""
     if grade:

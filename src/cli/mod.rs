@@ -9,6 +9,7 @@
 )]
 
 mod completions;
+mod dicom;
 mod doctor;
 mod edge;
 mod engine;

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args as ClapArgs;
 use dawson_imaging::align::Align;
-use dawson_imaging::dicom::{SiteRule, Wish};
+use dawson_imaging::dicom::Wish;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
 use dawson_inference::engine::Precision;
 use dawson_inference::models::{Model, Voting};
 use dawson_inference::pipeline::{
     Artifact, Asked, Cancel, ContrastFile, Input, Output, Progress, Segmentation, Segmenter,
-    Settings, Stage, series_rules,
+    Settings, Stage,
 };
 use dawson_inference::problem::Code;
 use dawson_inference::report::Report;
@@ -20,7 +20,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::engine::EngineArgs;
-use super::{Failure, print_json};
+use super::{Failure, dicom, print_json};
 use crate::files::{self, Existing};
 
 /// A study, and how it is computed.
@@ -66,6 +66,15 @@ pub(super) struct Args {
         env = "DAWSON_SERIES_RULES"
     )]
     series_rules: Option<PathBuf>,
+    /// With --dicom: a file of 64 hexadecimal digits, the same of which give the same pseudonyms and UIDs [default: drawn
+    /// for this run]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "de_identify",
+        env = "DAWSON_DE_IDENTIFY_KEY"
+    )]
+    de_identify_key: Option<PathBuf>,
     /// A table of studies (CSV); the network stays loaded, a failed study does not stop the others
     #[arg(long, value_name = "FILE")]
     cohort: Option<PathBuf>,
@@ -125,6 +134,10 @@ struct SettingsArgs {
     /// none: headers are believed; rigid: contrasts are turned and shifted onto the FLAIR; affine: and stretched
     #[arg(long, value_parser = align)]
     align: Option<Align>,
+    /// With --dicom: nothing that is made says whose study it is, and the images come back without names (the face in
+    /// them stays)
+    #[arg(long, requires = "dicom")]
+    de_identify: bool,
     /// Do not ask the anatomy network: no brain is found in a head, and lesions have no region
     #[arg(long)]
     no_anatomy: bool,
@@ -211,6 +224,7 @@ impl SettingsArgs {
             precision: self.precision.0,
             outputs: self.outputs.clone(),
             series: series.to_vec(),
+            de_identify: self.de_identify.then_some(true),
         };
         Settings::resolve(&asked, &model.manifest)
             .map_err(|e| Failure::new(Code::InvalidOptions, e.to_string()))
@@ -221,10 +235,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (segmenter, model) = args
         .engine
         .open(&args.settings.model, args.settings.precision.0)?;
-    let segmenter = match &args.series_rules {
-        Some(path) => segmenter.with_series_rules(series_rules_of(path)?),
-        None => segmenter,
-    };
+    let segmenter = segmenter
+        .with_series_rules(dicom::series_rules_of(args.series_rules.as_deref())?)
+        .with_pseudonyms(dicom::pseudonyms_of(args.de_identify_key.as_deref())?);
     let settings = args.settings.resolve(&args.series, &model)?;
     let work = Work {
         segmenter,
@@ -340,64 +353,9 @@ fn write(folder: &Path, artifacts: &[Artifact], existing: Existing) -> Result<()
     Ok(())
 }
 
-/// A site's rules, as `--series-rules` and the setting `series_rules` name them.
-pub(super) fn series_rules_of(path: &Path) -> Result<Vec<SiteRule>, Failure> {
-    let bytes = files::read(path).map_err(|e| Failure::file(&e))?;
-    let wrong = |reason: String| {
-        let detail = format!("{}: {reason}", path.display());
-        Failure::new(Code::InvalidOptions, detail)
-    };
-    let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
-    series_rules(&text).map_err(|e| wrong(e.to_string()))
-}
-
-/// The files of a DICOM study: a zip, or all files of a folder and of those within it.
-fn dicom(path: &Path) -> Result<Input, Failure> {
-    if !path.is_dir() {
-        let zip = files::read(path).map_err(|e| Failure::file(&e))?;
-        return Ok(Input::DicomZip(zip));
-    }
-    let limits = dawson_imaging::dicom::Limits::CLINICAL;
-    let (mut folders, mut paths) = (vec![path.to_owned()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        let unread = |e| Failure::file(&files::named(&folder, &e));
-        for entry in std::fs::read_dir(&folder).map_err(unread)? {
-            let entry = entry.map_err(unread)?;
-            // Links are not followed, so no folder is seen twice.
-            let kind = entry.file_type().map_err(unread)?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() {
-                paths.push(entry.path());
-            }
-        }
-        if paths.len() + folders.len() > limits.max_files {
-            let detail = format!(
-                "{} holds more than {} files",
-                path.display(),
-                limits.max_files
-            );
-            return Err(Failure::new(Code::ImageTooLarge, detail));
-        }
-    }
-    paths.sort();
-    let mut all = Vec::with_capacity(paths.len());
-    let mut left = limits.max_study_bytes as u64;
-    for path in &paths {
-        let unread = |e| Failure::file(&files::named(path, &e));
-        let bytes = std::fs::metadata(path).map_err(unread)?.len();
-        left = left.checked_sub(bytes).ok_or_else(|| {
-            let detail = format!("the study has more than {} bytes", limits.max_study_bytes);
-            Failure::new(Code::ImageTooLarge, detail)
-        })?;
-        all.push(files::read(path).map_err(|e| Failure::file(&e))?);
-    }
-    Ok(Input::Dicom(all))
-}
-
 fn one(args: &Args, work: &Work) -> Result<(), Failure> {
     let input = match &args.dicom {
-        Some(path) => dicom(path)?,
+        Some(path) => dicom::files_of(path)?,
         None => read(&args.files())?.into(),
     };
     let found = work.segment("study", input)?;

@@ -12,10 +12,9 @@ use dawson_inference::problem::Code;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
 use super::edge::Edge;
 use super::pacs;
-use super::segment::series_rules_of;
+use super::{Failure, dicom};
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
 use crate::jobs::{
@@ -339,16 +338,16 @@ fn open_networks(settings: &Settings) -> Result<Networks, Failure> {
         max_voxels: settings.get("max_voxels")?,
         max_bytes: settings.get("max_unpacked_bytes")?,
     };
-    let rules = match settings.optional::<PathBuf>("series_rules")? {
-        Some(path) => series_rules_of(&path)?,
-        None => Vec::new(),
-    };
+    let rules = settings.optional::<PathBuf>("series_rules")?;
+    let key = settings.optional::<PathBuf>("de_identify_key")?;
     let named: String = settings.get("precision")?;
     let precision = Precision::ALL
         .into_iter()
         .find(|p| p.name() == named)
         .ok_or_else(|| settings.wrong("precision", "must be f32 or bf16"))?;
-    let segmenter = Segmenter::new(engine, limits).with_series_rules(rules);
+    let segmenter = Segmenter::new(engine, limits)
+        .with_series_rules(dicom::series_rules_of(rules.as_deref())?)
+        .with_pseudonyms(dicom::pseudonyms_of(key.as_deref())?);
     Ok(Networks::open(folder, precision, segmenter)?)
 }
 

@@ -44,6 +44,11 @@ pub const KEYS: &[Key] = &[
         help: "A site's rules on how it names its DICOM series (TOML)",
     },
     Key {
+        name: "de_identify_key",
+        default: "",
+        help: "File of 64 hexadecimal digits; the same give de-identified studies the same pseudonyms and UIDs [default: drawn at each start]",
+    },
+    Key {
         name: "pacs",
         default: "",
         help: "The operator's file on nodes and archives (TOML): who may send, which studies are run, where results go",

@@ -65,7 +65,7 @@ pub(super) struct Options {
     #[schema(default = true)]
     anatomy: Option<bool>,
     /// What to make besides the report; the DICOM objects only of studies that came as DICOM. Unless named, all
-    /// but `probability_uint8`, `dicom_seg_labelmap` and `dicom_sc`.
+    /// but `probability_uint8`, `dicom_seg_labelmap` and `dicom_sc`, and `dicom_images` with `de_identify` only.
     outputs: Option<Vec<OutputOption>>,
     /// Which series of a DICOM study are which contrasts, by `SeriesInstanceUID`; the others are found.
     #[schema(example = json!({"flair": "1.3.12.2.1107.5.2.43.1"}))]
@@ -74,6 +74,10 @@ pub(super) struct Options {
     /// whatever `outputs` says.
     #[schema(example = json!(["pacs"]))]
     send_to: Option<Vec<String>>,
+    /// Whether nothing that is made of a DICOM study says whose it is (PS3.15 basic profile): DICOM objects and images have
+    /// pseudonyms, other UIDs and no dates. Not together with `send_to`. The face in the images stays.
+    #[schema(default = false)]
+    de_identify: Option<bool>,
     /// Whether it goes before others; `urgent` needs a scope of its own where keys are asked for.
     pub(super) priority: Option<PriorityOption>,
     /// It is not begun later than so many seconds after it was acknowledged, but fails with `expired`.
@@ -154,6 +158,7 @@ enum OutputOption {
     DicomSr,
     DicomPdf,
     DicomSc,
+    DicomImages,
 }
 
 impl Options {
@@ -191,6 +196,14 @@ impl Options {
             (
                 "deadline_s",
                 late.map(|s| format!("deadline_s is {s}, must be 1 to {MAX_DEADLINE_S}")),
+            ),
+            (
+                "send_to",
+                (self.de_identify == Some(true) && self.send_to.iter().flatten().next().is_some())
+                    .then(|| {
+                        "send_to and de_identify exclude each other: what is filed names its patient"
+                            .to_owned()
+                    }),
             ),
             (
                 "series",
@@ -241,6 +254,14 @@ impl Options {
                 "patch",
                 Asked {
                     patch: asked.patch,
+                    ..nothing()
+                },
+            ),
+            (
+                "outputs",
+                Asked {
+                    outputs: asked.outputs.clone(),
+                    de_identify: asked.de_identify,
                     ..nothing()
                 },
             ),
@@ -319,10 +340,12 @@ impl Options {
                         OutputOption::DicomSr => Output::Dicom(Kind::Measurements),
                         OutputOption::DicomPdf => Output::Dicom(Kind::Document),
                         OutputOption::DicomSc => Output::Dicom(Kind::Capture),
+                        OutputOption::DicomImages => Output::DicomImages,
                     })
                     .collect()
             }),
             series: self.wishes().unwrap_or_default(),
+            de_identify: self.de_identify,
         }
     }
 }

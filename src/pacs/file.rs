@@ -88,6 +88,13 @@ impl PacsFile {
                     "send_to stands beside options, not in them".to_owned(),
                 ));
             }
+            let nameless = route.options.get("de_identify") == Some(&true.into());
+            if nameless && !route.send_to.is_empty() {
+                return Err(wrong(
+                    "send_to and de_identify exclude each other: what is filed names its patient"
+                        .to_owned(),
+                ));
+            }
             let is_known = |name: &&String| self.destination.iter().any(|d| &d.name == *name);
             if let Some(unknown) = route.send_to.iter().find(|name| !is_known(name)) {
                 return Err(wrong(format!("there is no destination '{unknown}'")));

@@ -115,14 +115,15 @@ def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
 
 
 def slice_of(k: int, study: str = "1.2", ti: int = 2500, pixels: int = 64, image: bytes | None = None,
-             shape: tuple[int, int] = (8, 8), spacing: int = 8) -> bytes:
+             shape: tuple[int, int] = (8, 8), spacing: int = 8, burned_in: str = "NO") -> bytes:
     """An axial image of a FLAIR (or, without TI, of a T2); black unless it is given."""
     image = bytes(2 * pixels) if image is None else image
     texts = [(2, 0x10, b"UI", "1.2.840.10008.1.2.1"), (8, 0x16, b"UI", "1.2.840.10008.5.1.4.1.1.4"),
              (8, 0x18, b"UI", f"1.2.3.{k + 1}"), (0x18, 0x20, b"CS", "SE\\IR" if ti else "SE"),
              (0x18, 0x80, b"DS", "9000"), (0x18, 0x81, b"DS", "120"), (0x18, 0x82, b"DS", str(ti)),
              (0x20, 0xD, b"UI", study), (0x20, 0xE, b"UI", "1.2.3"), (0x20, 0x32, b"DS", f"0\\0\\{spacing * k}"),
-             (0x20, 0x37, b"DS", "1\\0\\0\\0\\1\\0"), (0x28, 4, b"CS", "MONOCHROME2"), (0x28, 0x30, b"DS", f"{spacing}\\{spacing}")]
+             (0x20, 0x37, b"DS", "1\\0\\0\\0\\1\\0"), (0x28, 4, b"CS", "MONOCHROME2"), (0x28, 0x30, b"DS", f"{spacing}\\{spacing}"),
+             (0x28, 0x301, b"CS", burned_in)]
     numbers = [(2, 1), (0x10, shape[0]), (0x11, shape[1]), (0x100, 16), (0x101, 16), (0x102, 15), (0x103, 0)]
     return (bytes(128) + b"DICM" + b"".join(element(g, n, vr, text.encode()) for g, n, vr, text in texts)
             + b"".join(element(0x28, n, b"US", struct.pack("<H", value)) for n, value in numbers)
@@ -238,6 +239,10 @@ def test_what_a_study_can_come_to(tmp_path, seen, scan):
     for code, files in studies.items():
         assert seen.submit(service, {"study": zipped(files)})[1] == code
     assert seen.submit(service, {"study": zipped(flair)}, {"series": {"flair": "1.5"}})[1] == "unknown_series"
+    assert seen.submit(service, {"study": zipped(flair)}, {"de_identify": True, "send_to": ["a"]})[1] == "invalid_options"
+    annotated = zipped([slice_of(k, burned_in="YES") for k in range(12)])
+    _, found, answer = seen.submit(service, {"study": annotated}, {"de_identify": True}, wait=60)
+    assert "not_de_identifiable" == (found or answer["error"]["code"])
     for code, options in {"invalid_options": {"treshold": 1}, "unknown_model": {"model": "nobody"}}.items():
         assert seen.submit(service, {"flair": scan}, options)[1] == code
     _, found, answer = seen.submit(service, {"flair": scan}, {"precision": "bf16"}, wait=60)

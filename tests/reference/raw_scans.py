@@ -123,6 +123,14 @@ def with_ghosts(path, scan, share):
     return save(path, (values + share * numpy.roll(values, values.shape[1] // 2, 1)).astype("f4"), image.affine)
 
 
+def small_and_blotted(path, scan, air, scale):
+    """A head of another size in air that is exactly 0, on all sides: by volume and place it might be a stripped brain."""
+    image = nibabel.load(scan)
+    values = image.get_fdata()
+    affine = image.affine @ numpy.diag([scale, scale, scale, 1.0])
+    return save(path, numpy.pad(numpy.where(values > air, values, 0), 6).astype("f4"), affine)
+
+
 def wrong_inputs(data):
     """Name: a function from a folder to the scans, and the words of which one must be said (flag or refusal)."""
     raw, labelled = data / "raw", data / "labelled"

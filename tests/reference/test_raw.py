@@ -56,6 +56,19 @@ def test_a_phantom_is_known_by_its_contrasts(sent, said, head, tmp_path):
     assert {code for code in raw_scans.codes(report) if "contrast" in code or "head" in code} == said
 
 
+def test_a_small_head_without_noise_in_its_air_is_not_taken_for_a_brain(tmp_path):
+    words = [PROGRAM, "phantom", "--seed", "3", "--out", str(tmp_path / "phantom"), "--skull", "kept"]
+    subprocess.run(words, check=True)
+    flair = tmp_path / "phantom" / "flair.nii.gz"
+    found = {}
+    for name, scale in {"whole": 1.0, "small": 0.85}.items():
+        scan = raw_scans.small_and_blotted(tmp_path / "flair.nii.gz", flair, 60, scale)
+        report = raw_scans.segment(PROGRAM, tmp_path / name, {"flair": scan}, "--outputs", "brain")
+        assert report["study"]["foreground"] == "extracted", name
+        found[name] = report["study"]["foreground_ml"] / scale**3
+    assert abs(found["small"] / found["whole"] - 1) < 0.1, found
+
+
 @pytest.mark.parametrize("make", [raw_scans.sphere, raw_scans.rubbish])
 def test_what_is_no_head_is_refused(make, tmp_path):
     said = raw_scans.segment(PROGRAM, tmp_path / "out", {"flair": make(tmp_path / "scan.nii.gz")})

@@ -272,6 +272,23 @@ impl Anatomy {
         voxels
     }
 
+    /// The share of what `view`, the scan that was looked at, shows of the head that is scalp and skull.
+    ///
+    /// # Panics
+    /// If the view has another number of voxels.
+    #[must_use]
+    pub fn scalp_share(&self, view: &Volume<f32>, showing: &Showing) -> f64 {
+        assert_eq!(view.grid().voxels(), self.parts.grid().voxels());
+        let scalp = Part::ScalpAndSkull.code();
+        let (mut head, mut of_scalp) = (0_usize, 0_usize);
+        for (&value, &part) in view.samples().iter().zip(self.parts.samples()) {
+            let shown = value > showing.head_above;
+            head += usize::from(shown);
+            of_scalp += usize::from(shown && part == scalp);
+        }
+        of_scalp as f64 / head.max(1) as f64
+    }
+
     /// The volume of a part.
     #[must_use]
     pub fn volume_ml(&self, part: Part) -> f64 {
@@ -391,6 +408,23 @@ mod tests {
         assert_eq!(stripped.grid().shape(), [16, 14, 12]);
         let apart = head.grid().centre_of([0; 3]).0 - stripped.grid().centre_of([3; 3]).0;
         assert!(apart.length() < 1e-9, "the same place in the world");
+    }
+
+    #[test]
+    fn the_scalp_s_share_is_of_what_is_bright() {
+        let grid = grid([10, 1, 1]);
+        let view = Volume::from_fn(grid, |[i, _, _]| if i < 8 { 1.0 } else { 0.0 });
+        let classes = [Part::ScalpAndSkull, Part::WhiteMatter];
+        let scalp = |i: usize| f32::from(u8::from(i < 2 || i == 9));
+        let told = (0..10).map(scalp).chain((0..10).map(|i| 1.0 - scalp(i)));
+        let probabilities: Vec<f32> = told.collect();
+        let answer = Answer {
+            classes: &classes,
+            shape: grid.shape(),
+            probabilities: &probabilities,
+        };
+        let anatomy = Anatomy::read(grid, &answer, 2.0);
+        assert!((anatomy.scalp_share(&view, &SHOWING) - 0.25).abs() < 1e-9);
     }
 
     #[test]

@@ -138,6 +138,39 @@ pub struct Study {
     pub extent: Extent,
 }
 
+impl Placed {
+    fn cropped(self, start: [isize; 3], grid: Grid) -> Self {
+        Self {
+            volume: self.volume.cropped(start, grid, 0.0),
+            ..self
+        }
+    }
+}
+
+impl Study {
+    /// What is taken for the brain, millilitres.
+    #[must_use]
+    pub fn brain_ml(&self) -> f64 {
+        let voxels = self.brain.samples().iter().filter(|&&b| b != 0).count();
+        voxels as f64 * self.grid.voxel_ml()
+    }
+
+    /// Cuts further, to the brain that `probability` tells (on any grid, 0 to 1).
+    ///
+    /// # Errors
+    /// [`Error::Grid`]
+    pub fn extracted(self, probability: &Volume<f32>) -> Result<Self, Error> {
+        let (brain, start, grid) = found_in(&self.grid, probability)?;
+        let images = self.images.into_iter();
+        Ok(Self {
+            images: images.map(|image| image.cropped(start, grid)).collect(),
+            brain,
+            extent: Extent::Extracted,
+            grid,
+        })
+    }
+}
+
 /// Why contrasts do not make a study.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -199,17 +232,10 @@ impl Cut {
     /// # Errors
     /// [`Error::Grid`]
     pub fn extracted(self, probability: &Volume<f32>) -> Result<Self, Error> {
-        let (on_grid, _) = resample(probability, &self.grid, 0.0);
-        let inside = on_grid.map(|p| u8::from(p > 0.5));
-        let brain = filled(&inside, Fill::Volume);
-        let (start, shape) = box_around(&brain).unwrap_or(([0; 3], self.grid.shape()));
-        let grid = self.grid.crop(start, shape).map_err(Error::Grid)?;
+        let (brain, start, grid) = found_in(&self.grid, probability)?;
         Ok(Self {
-            image: Placed {
-                volume: self.image.volume.cropped(start, grid, 0.0),
-                ..self.image
-            },
-            brain: brain.cropped(start, grid, 0),
+            image: self.image.cropped(start, grid),
+            brain,
             extent: Extent::Extracted,
             grid,
         })
@@ -309,6 +335,19 @@ fn cut_in_place(flair: &Volume<f32>) -> Result<Option<Cut>, Error> {
             extent: head.extent,
         }
     }))
+}
+
+/// The brain that `probability` tells within a grid: its mask, and the box around it.
+fn found_in(
+    grid: &Grid,
+    probability: &Volume<f32>,
+) -> Result<(Volume<u8>, [isize; 3], Grid), Error> {
+    let (on_grid, _) = resample(probability, grid, 0.0);
+    let inside = on_grid.map(|p| u8::from(p > 0.5));
+    let brain = filled(&inside, Fill::Volume);
+    let (start, shape) = box_around(&brain).unwrap_or(([0; 3], grid.shape()));
+    let cut = grid.crop(start, shape).map_err(Error::Grid)?;
+    Ok((brain.cropped(start, cut, 0), start, cut))
 }
 
 fn place(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> Result<Placed, Error> {
@@ -484,6 +523,30 @@ mod tests {
         let study = assemble(&ball(10.0), Vec::new(), [2.0; 3]).unwrap();
         assert_eq!(study.grid.shape(), [60 + 2 * MARGIN; 3]);
         assert_eq!(study.images[0].resampling, Resampling::Exact);
+    }
+
+    #[test]
+    fn a_brain_within_what_was_taken_for_one_is_cut_out_of_every_contrast() {
+        let flair = ball(10.0);
+        let other = Sent::by_header(Contrast::T1w, ball(300.0));
+        let study = assemble(&flair, vec![other], [2.0; 3]).unwrap();
+        let (grid, before) = (study.grid, study.brain_ml());
+        let within = Volume::from_fn(grid, |at| {
+            f32::from(u8::from(grid.centre_of(at).0.length() < 40.0))
+        });
+        let found = study.extracted(&within).unwrap();
+        assert_eq!(found.extent, Extent::Extracted);
+        assert!(found.grid.voxels() < grid.voxels());
+        let share = found.brain_ml() / before;
+        assert!((share - (40.0_f64 / 60.0).powi(3)).abs() < 0.01, "{share}");
+        for (image, value) in found.images.iter().zip([10.0, 300.0]) {
+            assert_eq!(image.volume.grid(), &found.grid);
+            let [ni, nj, nk] = found.grid.shape();
+            let middle = ni / 2 + 3 + ni * (nj / 2 + nj * (nk / 2));
+            let away = found.grid.centre_of(found.grid.index(middle)).0.length();
+            let there = f64::from(image.volume.samples()[middle]);
+            assert!((there - value - away).abs() < 1e-3, "{there} {away}");
+        }
     }
 
     #[test]

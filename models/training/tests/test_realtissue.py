@@ -18,7 +18,7 @@ from evaluate import was_seen
 from lesions import Piece
 from normalise import MISSING, OUTSIDE
 from pool import fill
-from realtissue import _carve, real_sample
+from realtissue import _carve, _cut_anew, real_sample
 from recipe import LESION_BIT, UNKNOWN, Recipe
 from smoke import fill_with_balls
 from train import _side_loss
@@ -62,6 +62,29 @@ def test_all_that_is_bright_in_a_sample_is_marked(case: Case) -> None:
         assert not image[2].any()
         loads.add(int(lesion.sum()))
     assert len(loads) > 3
+
+
+def test_thick_slices_are_normalised_anew(case: Case) -> None:
+    wider = 0
+    for seed in range(12):
+        cut, truth, found = _cut_anew(case.image, case.truth, case.brain, np.random.default_rng(seed))
+        assert not cut[2].any()  # a contrast that is missing stays so
+        assert found[case.brain].all()
+        assert not (truth & ~case.truth).any()
+        for contrast in cut[:2]:
+            low, middle, high = np.percentile(contrast[found], (25, 50, 75))
+            assert abs(middle) < 1e-3
+            assert abs((high - low) / 1.349 - 1) < 1e-3
+        wider += int(found.sum() > case.brain.sum())
+    assert 2 < wider < 10  # the fluid around it, half of the time
+
+
+def test_no_sample_is_cut_anew_unasked(case: Case) -> None:
+    def drawn(thick: float) -> Array:
+        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), thick)[0]
+
+    assert np.array_equal(drawn(0.0), real_sample(case, BANK, SHAPE, np.random.default_rng(5))[0])
+    assert not np.array_equal(drawn(1.0), drawn(0.0))
 
 
 def with_patient(recipe: Recipe, share: float) -> Recipe:

@@ -1,10 +1,11 @@
-//! A study as a zip archive: its members' bytes, and nothing else of it.
+//! A study as a zip archive: its members' bytes, and nothing else of it; and images packed into one.
 //!
 //! Names are not read, so none can lead out of a folder or tell whose images they are. What the directory
 //! promises is held against the limits before anything is unpacked, and every member against its promise.
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write};
 
-use zip::ZipArchive;
+use zip::write::SimpleFileOptions;
+use zip::{ZipArchive, ZipWriter};
 
 use super::{Error, Limits};
 
@@ -87,24 +88,32 @@ fn member(
     Ok((bytes.len() <= most).then_some(bytes))
 }
 
+/// An archive of members, each with its name: the same bytes for the same members.
+///
+/// # Errors
+/// [`Error::Fault`] if it cannot be written: names twice, or more than a zip holds.
+pub fn packed<N: AsRef<str>, B: AsRef<[u8]>>(
+    members: impl IntoIterator<Item = (N, B)>,
+) -> Result<Vec<u8>, Error> {
+    // The moment of a member is left at the format's first one.
+    let options = SimpleFileOptions::default();
+    let write = || -> zip::result::ZipResult<Vec<u8>> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in members {
+            writer.start_file(name.as_ref(), options)?;
+            writer.write_all(bytes.as_ref())?;
+        }
+        Ok(writer.finish()?.into_inner())
+    };
+    write().map_err(|_| Error::Fault { part: "zip writer" })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use zip::ZipWriter;
-    use zip::write::SimpleFileOptions;
-
     use super::*;
 
     fn packed(members: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        for (name, bytes) in members {
-            writer
-                .start_file(*name, SimpleFileOptions::default())
-                .unwrap();
-            writer.write_all(bytes).unwrap();
-        }
-        writer.finish().unwrap().into_inner()
+        super::packed(members.iter().copied()).unwrap()
     }
 
     #[test]

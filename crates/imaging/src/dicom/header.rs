@@ -31,6 +31,8 @@ pub(super) struct Image {
     pub(super) cells: Cells,
     pub(super) pixels: RawPixels,
     pub(super) frames: Vec<Frame>,
+    /// All that the guard let through, if it was to be kept.
+    pub(super) attributes: Option<InMemDicomObject>,
 }
 
 /// One plane of a file.
@@ -47,8 +49,21 @@ pub(super) struct Frame {
 }
 
 impl Image {
+    /// The same, and keeps all its attributes.
+    pub(super) fn read_whole(file: &[u8], limits: &Limits) -> Result<Self, Error> {
+        Self::read_with(file, limits, Some)
+    }
+
     /// Reads a file: guard, header, and whether its pixels are all there; nothing is decoded.
     pub(super) fn read(file: &[u8], limits: &Limits) -> Result<Self, Error> {
+        Self::read_with(file, limits, |_| None)
+    }
+
+    fn read_with(
+        file: &[u8],
+        limits: &Limits,
+        keep: impl FnOnce(InMemDicomObject) -> Option<InMemDicomObject>,
+    ) -> Result<Self, Error> {
         let Checked {
             syntax,
             header,
@@ -95,6 +110,7 @@ impl Image {
             cells,
             pixels,
             frames,
+            attributes: keep(object),
         })
     }
 

@@ -21,6 +21,7 @@
 mod archive;
 mod choose;
 mod classify;
+mod deidentify;
 mod guard;
 mod head;
 mod header;
@@ -35,9 +36,10 @@ mod syntax;
 pub(crate) mod synthetic;
 pub mod write;
 
-pub use archive::members;
+pub use archive::{members, packed};
 pub use choose::{Choice, Chosen, Decision, NoChoice, SeriesRow, SiteRule, Wish, choose};
 pub use classify::{Class, Classified, Confidence};
+pub use deidentify::{NO_MOMENT, Nameless, Pseudonyms};
 pub use guard::is_uid;
 pub use head::{Head, announced, attributes, data_set};
 pub use source::{Identity, Source, SourceImage};
@@ -163,6 +165,9 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Names may stand in the pixels, so the image cannot be de-identified.
+    #[error("BurnedInAnnotation is YES: names may stand in its pixels")]
+    Annotated,
     /// The data set passed the guard, yet could not be parsed.
     #[error("the data set cannot be parsed")]
     Parse,

@@ -61,6 +61,11 @@ impl Identity {
         Self(InMemDicomObject::from_element_iter(kept))
     }
 
+    /// What stands in its place where nobody is to be named.
+    pub(super) fn made(attributes: InMemDicomObject) -> Self {
+        Self(attributes)
+    }
+
     /// The attributes to copy.
     #[must_use]
     pub fn attributes(&self) -> &InMemDicomObject {

@@ -5,7 +5,7 @@ use super::classify::{Classified, classify};
 use super::header::Image;
 use super::protocol::Protocol;
 use super::stack::{Laid, Plane, Refusal, Seen, lay, split};
-use super::{Error, Limits, Source, SourceImage, guard};
+use super::{Error, Limits, Nameless, Pseudonyms, Source, SourceImage, guard};
 use crate::grid::Grid;
 use crate::nifti::SpatialFields;
 use crate::volume::Volume;
@@ -94,6 +94,25 @@ impl Study {
         files: impl IntoIterator<Item = Vec<u8>>,
         limits: &Limits,
     ) -> Result<Self, StudyError> {
+        Self::read_by(Image::read, files, limits)
+    }
+
+    /// The same, and keeps what [`Study::nameless`] needs.
+    ///
+    /// # Errors
+    /// As [`Study::read`].
+    pub fn read_whole(
+        files: impl IntoIterator<Item = Vec<u8>>,
+        limits: &Limits,
+    ) -> Result<Self, StudyError> {
+        Self::read_by(Image::read_whole, files, limits)
+    }
+
+    fn read_by(
+        read: fn(&[u8], &Limits) -> Result<Image, Error>,
+        files: impl IntoIterator<Item = Vec<u8>>,
+        limits: &Limits,
+    ) -> Result<Self, StudyError> {
         let (mut images, mut skipped, mut bytes) = (Vec::<Image>::new(), 0_usize, 0_usize);
         let mut damaged = Vec::new();
         for (n, file) in files.into_iter().enumerate() {
@@ -106,7 +125,7 @@ impl Study {
                     max_bytes,
                 });
             }
-            match Image::read(&file, limits) {
+            match read(&file, limits) {
                 Ok(image) => {
                     // A deflated file holds more than its bytes.
                     bytes = bytes.saturating_add(image.packed_bytes().saturating_sub(file.len()));
@@ -189,6 +208,32 @@ impl Study {
             datatype: self.datatype(laid),
             non_finite,
         })
+    }
+
+    /// The images of a stack, each once in the order of its slices, without what says whose they are.
+    ///
+    /// # Errors
+    /// What [`Stack::grid`] says; [`Refusal::Pixels`] for an image that cannot be de-identified or decoded, and for
+    /// all of a study that was not read by [`Study::read_whole`].
+    pub fn nameless(
+        &self,
+        stack: &Stack,
+        pseudonyms: &Pseudonyms,
+    ) -> Result<Vec<Nameless>, Refusal> {
+        let laid = stack.laid.as_ref().map_err(Clone::clone)?;
+        let mut seen = std::collections::BTreeSet::new();
+        let planes = laid.slices.iter().zip(1..);
+        let planes =
+            planes.flat_map(|(planes, slice)| planes.iter().map(move |p| (p.image, slice)));
+        let images: Vec<(usize, usize)> = planes.filter(|(n, _)| seen.insert(*n)).collect();
+        images
+            .into_par_iter()
+            .filter_map(|(n, slice)| Some((self.images.get(n)?, slice)))
+            .map(|(image, slice)| {
+                let made = pseudonyms.image(image);
+                made.map_err(|reason| Refusal::Pixels { slice, reason })
+            })
+            .collect()
     }
 
     /// Decodes every image and frame by itself, whether it is part of a volume or not: columns run fastest.

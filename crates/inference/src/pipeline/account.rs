@@ -22,14 +22,13 @@ pub(super) fn study_report(
         Extent::Head => "head",
         Extent::Extracted => "extracted",
     };
-    let voxels = study.brain.samples().iter().filter(|&&m| m != 0).count();
     StudyReport {
         contrasts,
         series,
         grid_shape: study.grid.shape(),
         grid_spacing_mm: study.grid.spacing_mm(),
         foreground: foreground.to_owned(),
-        foreground_ml: voxels as f64 * study.grid.voxel_ml(),
+        foreground_ml: study.brain_ml(),
         signal_to_noise: seen.signal_to_noise,
         ghosting: seen.ghosting,
     }

@@ -23,6 +23,14 @@ const PLAUSIBLE_ML: std::ops::RangeInclusive<f64> = 700.0..=2200.0;
 /// Less than this is no brain to speak of, be it cut off or not, millilitres.
 const LEAST_ML: f64 = 200.0;
 
+/// A sender who stripped a scan left little beside what the network takes for the brain: 97 % of the supports of
+/// the real ones at hand.
+const LEAST_OF_SUPPORT: f64 = 0.8;
+
+/// Of what is seen of a head so much is scalp and skull: 37 to 40 % of the native FLAIRs at hand, at most 14 % of the
+/// stripped ones (`models/training/predict.py` tells them apart alike).
+const LEAST_SCALP: f64 = 0.25;
+
 /// The most voxels of a head that is looked at: at 2 mm, 320 mm a side.
 const MOST_VOXELS: usize = 160 * 160 * 160;
 
@@ -33,6 +41,8 @@ pub(super) struct Told {
     pub(super) flair: Appearance,
     /// Whether the brain is of human size, or what was scanned of it.
     pub(super) is_believed: bool,
+    /// Whether what had seemed to be stripped is a head.
+    pub(super) is_a_head_after_all: bool,
     /// Seconds inside the network.
     pub(super) network_s: f64,
 }
@@ -98,30 +108,66 @@ pub(super) fn show<'a>(
 }
 
 /// Waits for what the network tells, if it was shown something.
+///
+/// A small head whose air was blotted out seems to be stripped. There the network finds a brain that is much smaller than
+/// `stripped_ml`, what the sender would have left, and scalp around it once it is shown the scan as it is shown heads.
 pub(super) fn hear(
     shown: Option<TooLargeOr<Shown<'_>>>,
+    flair: &Volume<f32>,
+    stripped_ml: Option<f64>,
     run: Run<'_>,
     cancel: &Arc<Cancel>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<Told>, Error> {
-    match shown {
-        Some(Ok(shown)) => shown.hear(run, cancel, warnings).map(Some),
+    let shown = match shown {
+        Some(Ok(shown)) => shown,
         Some(Err(too_large)) => {
             warnings.push(too_large);
-            Ok(None)
+            return Ok(None);
         }
-        None => Ok(None),
+        None => return Ok(None),
+    };
+    let told = shown.hear(run, cancel)?;
+    let told = match stripped_ml {
+        Some(ml) if told.anatomy.brain_ml() < LEAST_OF_SUPPORT * ml => {
+            told_of_head(flair, run, cancel)?.unwrap_or(told)
+        }
+        _ => told,
+    };
+    let brain_ml = told.anatomy.brain_ml();
+    if !PLAUSIBLE_ML.contains(&brain_ml) {
+        let detail = format!(
+            "the anatomy network finds {brain_ml:.0} ml of brain; {:.0} to {:.0} ml are human",
+            PLAUSIBLE_ML.start(),
+            PLAUSIBLE_ML.end()
+        );
+        warnings.push(error::warning("brain_implausible", None, detail));
     }
+    Ok(Some(told))
+}
+
+/// What the network tells of a scan shown as a head, if it finds enough scalp on it.
+fn told_of_head(
+    flair: &Volume<f32>,
+    run: Run<'_>,
+    cancel: &Arc<Cancel>,
+) -> Result<Option<Told>, Error> {
+    let Some(Ok(shown)) = show(flair, Extent::Head, run, cancel)? else {
+        return Ok(None);
+    };
+    let showing = &shown.model.manifest.showing;
+    let view = shown.view.clone();
+    let told = shown.hear(run, cancel)?;
+    let is_head = told.anatomy.scalp_share(&view, showing) >= LEAST_SCALP;
+    Ok(is_head.then_some(Told {
+        is_a_head_after_all: true,
+        ..told
+    }))
 }
 
 impl Shown<'_> {
     /// Waits for the network's answer and reads it.
-    fn hear(
-        self,
-        run: Run<'_>,
-        cancel: &Arc<Cancel>,
-        warnings: &mut Vec<Warning>,
-    ) -> Result<Told, Error> {
+    fn hear(self, run: Run<'_>, cancel: &Arc<Cancel>) -> Result<Told, Error> {
         let told = receive(&self.answers, run.engine, cancel)?.outcome?;
         let manifest = &self.model.manifest;
         let answer = anatomy::Answer {
@@ -132,14 +178,6 @@ impl Shown<'_> {
         let anatomy = Anatomy::read(*self.view.grid(), &answer, manifest.fluid_within_mm);
         let flair = looks::of_flair(&self.view, &anatomy)?;
         let brain_ml = anatomy.brain_ml();
-        if !PLAUSIBLE_ML.contains(&brain_ml) {
-            let detail = format!(
-                "the anatomy network finds {brain_ml:.0} ml of brain; {:.0} to {:.0} ml are human",
-                PLAUSIBLE_ML.start(),
-                PLAUSIBLE_ML.end()
-            );
-            warnings.push(error::warning("brain_implausible", None, detail));
-        }
         // A part of a brain is one, if its tissues look like it.
         let is_believed = (LEAST_ML..=*PLAUSIBLE_ML.end()).contains(&brain_ml)
             && (PLAUSIBLE_ML.contains(&brain_ml) || flair.look().is_some());
@@ -147,6 +185,7 @@ impl Shown<'_> {
             anatomy,
             flair,
             is_believed,
+            is_a_head_after_all: false,
             network_s: told.run_s,
         })
     }

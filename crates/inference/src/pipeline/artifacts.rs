@@ -1,6 +1,6 @@
 //! A result as files.
-use dawson_imaging::dicom::Source;
 use dawson_imaging::dicom::write::{self, Captured, Findings, Flag, Kind, MadeBy, Moment, Writer};
+use dawson_imaging::dicom::{NO_MOMENT, Source, packed};
 use dawson_imaging::nifti::{Compression, Element, SpatialFields, encode_as};
 use dawson_imaging::preview::{self, Shown};
 use dawson_imaging::volume::Volume;
@@ -20,6 +20,8 @@ pub enum MediaType {
     Json,
     /// `.dcm`
     Dicom,
+    /// `.zip`
+    Zip,
 }
 
 impl MediaType {
@@ -31,6 +33,7 @@ impl MediaType {
             Self::Png => "image/png",
             Self::Json => "application/json",
             Self::Dicom => "application/dicom",
+            Self::Zip => "application/zip",
         }
     }
 }
@@ -59,7 +62,7 @@ fn named(model: &ModelReport) -> write::Model<'_> {
 
 /// Says which files were asked for that only a DICOM study has.
 pub(super) fn missing_objects(settings: &Settings, source: Option<&Source>) -> Option<Warning> {
-    let is_object = |output: &Output| matches!(output, Output::Dicom(_));
+    let is_object = |output: &Output| matches!(output, Output::Dicom(_) | Output::DicomImages);
     let asked = settings.outputs_named && settings.outputs.iter().any(is_object);
     (asked && source.is_none()).then(|| {
         let detail = "DICOM objects were asked for, but the study came as NIfTI".to_owned();
@@ -71,13 +74,14 @@ impl Segmentation {
     /// Makes the files that were asked for, and `report.json`.
     ///
     /// NIfTI files lie on the FLAIR's own grid with its sform, qform, codes and units; DICOM objects on the
-    /// slices of its series. These say that they were computed at `computed_ms`, milliseconds since 1970: the
-    /// same moment gives the same bytes.
+    /// slices of its series. These say that they were computed at `computed_ms`, milliseconds since 1970, unless they
+    /// are de-identified: the same moment gives the same bytes.
     ///
     /// # Errors
-    /// [`Error::Preview`], [`Error::Report`], [`Error::Object`].
+    /// [`Error::Preview`], [`Error::Report`], [`Error::Object`], [`Error::Images`].
     pub fn artifacts(&self, computed_ms: i64) -> Result<Vec<Artifact>, Error> {
         let mut artifacts: Vec<Artifact> = self
+            .settings
             .outputs
             .par_iter()
             .filter_map(|&output| self.artifact(output).transpose())
@@ -139,7 +143,15 @@ impl Segmentation {
                 };
                 self.nifti("regions.nii.gz", &self.lesions.instances, code, 1.0)
             }
-            Output::Regions | Output::Dicom(_) => return Ok(None),
+            Output::DicomImages if !self.images.is_empty() => {
+                let files = self.images.iter().map(|image| (&image.name, &image.bytes));
+                Artifact {
+                    name: "dicom_images.zip".to_owned(),
+                    media_type: MediaType::Zip,
+                    bytes: packed(files).map_err(Error::Images)?,
+                }
+            }
+            Output::Regions | Output::Dicom(_) | Output::DicomImages => return Ok(None),
         };
         Ok(Some(made))
     }
@@ -150,15 +162,21 @@ impl Segmentation {
             Output::Dicom(kind) => Some(*kind),
             _ => None,
         };
-        let kinds: Vec<Kind> = self.outputs.iter().filter_map(kind).collect();
+        let kinds: Vec<Kind> = self.settings.outputs.iter().filter_map(kind).collect();
         let Some(source) = self.source.as_ref().filter(|_| !kinds.is_empty()) else {
             return Ok(Vec::new());
         };
         let report = &self.report;
         let computed = jiff::Timestamp::from_millisecond(computed_ms)
             .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
-            .strftime("%Y%m%d%H%M%S");
-        let moment = Moment::parse(&computed.to_string())?;
+            .strftime("%Y%m%d%H%M%S")
+            .to_string();
+        let computed = if self.settings.de_identify {
+            NO_MOMENT
+        } else {
+            &computed
+        };
+        let moment = Moment::parse(computed)?;
         let also_seen: Vec<_> = self.also_seen.iter().collect();
         let flags: Vec<Flag<'_>> = report
             .warnings

@@ -1,7 +1,7 @@
 //! A DICOM study: which of its series is which contrast, and their volumes.
 use dawson_imaging::dicom::{
-    Choice, Confidence, Decision, Limits, NoChoice, Refusal, SeriesRow, SiteRule, Study,
-    StudyError, Wish, choose, members,
+    Choice, Confidence, Decision, Limits, NoChoice, Pseudonyms, Refusal, Scan, SeriesRow, SiteRule,
+    Stack, Study, StudyError, Wish, choose, members,
 };
 use dawson_imaging::study::Contrast;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::intake::{Decoded, Taken};
 use super::needs::ScanSize;
-use super::{Error, error};
+use super::{Artifact, Error, MediaType, Settings, error};
 use crate::report::{SeriesReport, Warning};
 
 /// A DICOM study with its choice of series; nothing is decoded yet.
@@ -27,11 +27,17 @@ impl Selection {
     /// [`Error::Dicom`], [`Error::Choice`]
     pub(super) fn of(
         files: Vec<Vec<u8>>,
-        wishes: &[Wish],
+        settings: &Settings,
         rules: &[SiteRule],
     ) -> Result<Self, Error> {
+        let wishes = &settings.series;
         let bytes = files.iter().map(|file| file.len() as u64).sum();
-        let study = Study::read(files, &Limits::CLINICAL).map_err(Error::Dicom)?;
+        let study = if settings.de_identify {
+            Study::read_whole(files, &Limits::CLINICAL)
+        } else {
+            Study::read(files, &Limits::CLINICAL)
+        };
+        let study = study.map_err(Error::Dicom)?;
         let choice = choose(&study, wishes, rules).map_err(|no_choice| match no_choice {
             // It is a file that is wrong, whatever its series would have been taken for.
             NoChoice::Refused {
@@ -54,9 +60,13 @@ impl Selection {
     ///
     /// # Errors
     /// [`Error::Archive`], and as [`Selection::of`].
-    pub(super) fn of_zip(zip: &[u8], wishes: &[Wish], rules: &[SiteRule]) -> Result<Self, Error> {
+    pub(super) fn of_zip(
+        zip: &[u8],
+        settings: &Settings,
+        rules: &[SiteRule],
+    ) -> Result<Self, Error> {
         let files = members(zip, &Limits::CLINICAL).map_err(Error::Archive)?;
-        Self::of(files, wishes, rules)
+        Self::of(files, settings, rules)
     }
 
     /// The contrasts that were chosen, and what each unpacks to.
@@ -74,10 +84,17 @@ impl Selection {
             .collect()
     }
 
-    /// Decodes what was chosen. A contrast beside the FLAIR whose pixels cannot be decoded is left out, with
-    /// its reason, unless the caller named its series.
-    pub(super) fn decode(mut self, wishes: &[Wish]) -> Result<Taken, Error> {
+    /// Decodes what was chosen. A contrast beside the FLAIR whose pixels cannot be decoded, or that cannot be
+    /// de-identified, is left out, with its reason, unless the caller named its series.
+    ///
+    /// With `pseudonyms` nothing that is taken says whose it is.
+    pub(super) fn decode(
+        mut self,
+        wishes: &[Wish],
+        pseudonyms: Option<&Pseudonyms>,
+    ) -> Result<Taken, Error> {
         let mut decoded = Vec::new();
+        let mut images = Vec::new();
         let mut source = None;
         let mut also = Vec::new();
         for chosen in std::mem::take(&mut self.choice.chosen) {
@@ -85,8 +102,9 @@ impl Selection {
             let Some(stack) = self.study.stacks.get(chosen.stack) else {
                 continue;
             };
-            match self.study.decode(stack) {
-                Ok(scan) => {
+            match self.scan(stack, contrast, pseudonyms) {
+                Ok((scan, files)) => {
+                    images.extend(files);
                     let values = scan.volume.samples().iter().flat_map(|v| v.to_le_bytes());
                     let mut hash = Sha256::new();
                     hash.update(values.collect::<Vec<u8>>());
@@ -118,19 +136,47 @@ impl Selection {
                 }
             }
         }
-        let warnings = self.warnings();
+        let series_uid = |uid: &str| {
+            pseudonyms.map_or_else(|| uid.to_owned(), |p| p.uid(uid).as_str().to_owned())
+        };
+        let warnings = self.warnings(series_uid);
+        let series = self.choice.series.iter();
         Ok(Taken {
             decoded,
             source,
             also,
-            series: self.choice.series.iter().map(series_report).collect(),
+            series: series.map(|row| series_report(row, series_uid)).collect(),
             warnings,
+            images,
         })
     }
 
-    fn warnings(&self) -> Vec<Warning> {
+    /// A stack decoded, and with `pseudonyms` its images without what says whose they are.
+    fn scan(
+        &self,
+        stack: &Stack,
+        contrast: Contrast,
+        pseudonyms: Option<&Pseudonyms>,
+    ) -> Result<(Scan, Vec<Artifact>), Refusal> {
+        let mut scan = self.study.decode(stack)?;
+        let Some(pseudonyms) = pseudonyms else {
+            return Ok((scan, Vec::new()));
+        };
+        scan.source = pseudonyms.source(&scan.source);
+        let images = self.study.nameless(stack, pseudonyms)?;
+        let numbered = images.into_iter().zip(1..);
+        let files = numbered.map(|(image, n)| Artifact {
+            name: format!("{contrast}/{n:04}.dcm"),
+            media_type: MediaType::Dicom,
+            bytes: image.file,
+        });
+        Ok((scan, files.collect()))
+    }
+
+    fn warnings(&self, series_uid: impl Fn(&str) -> String) -> Vec<Warning> {
         let damaged = self.study.damaged.iter().map(|one| {
-            let (number, series, reason) = (one.number, &one.series_instance_uid, &one.reason);
+            let (number, reason) = (one.number, &one.reason);
+            let series = series_uid(&one.series_instance_uid);
             let detail = format!(
                 "file {number} is damaged ({reason}), so series {series}, which it is of, was not used"
             );
@@ -164,7 +210,7 @@ impl Selection {
     }
 }
 
-fn series_report(row: &SeriesRow) -> SeriesReport {
+fn series_report(row: &SeriesRow, series_uid: impl Fn(&str) -> String) -> SeriesReport {
     let contrast = match row.decision {
         Decision::Chosen(contrast) | Decision::RunnerUp(contrast) => {
             Some(contrast.name().to_owned())
@@ -176,7 +222,7 @@ fn series_report(row: &SeriesRow) -> SeriesReport {
         _ => None,
     };
     SeriesReport {
-        series_instance_uid: row.series_instance_uid.clone(),
+        series_instance_uid: series_uid(&row.series_instance_uid),
         stack: row.stack,
         images: row.images,
         class: row.class.name().to_owned(),

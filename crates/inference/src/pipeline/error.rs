@@ -99,6 +99,12 @@ pub enum Error {
     /// A DICOM object that could not be made.
     #[error(transparent)]
     Object(dicom::write::Error),
+    /// The de-identified images could not be packed.
+    #[error("the de-identified images: {0}")]
+    Images(dicom::Error),
+    /// De-identification was asked for, and there is no key for other names.
+    #[error("there is no key for pseudonyms")]
+    NoPseudonyms,
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -115,6 +121,14 @@ impl Error {
             Self::Missing { .. } | Self::Choice(dicom::NoChoice::NoFlair { .. }) => {
                 Code::MissingFlair
             }
+            Self::Stack {
+                reason:
+                    dicom::Refusal::Pixels {
+                        reason: dicom::Error::Annotated,
+                        ..
+                    },
+                ..
+            } => Code::NotDeIdentifiable,
             // `NoChoice` may grow; what it adds is a series that cannot be taken.
             Self::Stack { .. } | Self::Choice(_) => Code::UnusableSeries,
             Self::Duplicate { .. } => Code::DuplicatePart,
@@ -131,7 +145,12 @@ impl Error {
             Self::Engine(error) => engine_code(error),
             Self::Cancelled => Code::Cancelled,
             // `study::Error` may grow; what it adds is ours to explain.
-            Self::Study(_) | Self::Preview(_) | Self::Report(_) | Self::Object(_) => Code::Internal,
+            Self::Study(_)
+            | Self::Preview(_)
+            | Self::Report(_)
+            | Self::Object(_)
+            | Self::Images(_)
+            | Self::NoPseudonyms => Code::Internal,
         }
     }
 

@@ -9,7 +9,7 @@ use dawson_imaging::volume::Volume;
 use sha2::{Digest, Sha256};
 
 use super::dicom::Selection;
-use super::{ContrastFile, Error, Input, Run, error};
+use super::{Artifact, ContrastFile, Error, Input, Run, error};
 use crate::models::Model;
 use crate::report::{AlignmentReport, ContrastReport, SeriesReport, Warning};
 
@@ -69,6 +69,8 @@ pub(super) struct Taken {
     /// Every series of a DICOM study, and what became of it.
     pub(super) series: Vec<SeriesReport>,
     pub(super) warnings: Vec<Warning>,
+    /// The de-identified images of what was decoded, if that was asked for.
+    pub(super) images: Vec<Artifact>,
 }
 
 /// Decodes what was sent, once it is known that the model's contrasts are there; the FLAIR has its `first_look` while
@@ -78,7 +80,7 @@ pub(super) fn take<T: Send>(
     run: Run<'_>,
     first_look: impl FnOnce(&Volume<f32>) -> Result<T, Error> + Send,
 ) -> Result<(Taken, T), Error> {
-    let wishes = &run.settings.series;
+    let settings = run.settings;
     let selection = match input {
         Input::Contrasts(files) => {
             let contrasts: Vec<Contrast> = files.iter().map(|file| file.contrast).collect();
@@ -90,13 +92,18 @@ pub(super) fn take<T: Send>(
                 also: Vec::new(),
                 series: Vec::new(),
                 warnings: Vec::new(),
+                images: Vec::new(),
             };
             return Ok((taken, looked));
         }
-        Input::Dicom(files) => Selection::of(files, wishes, run.rules)?,
-        Input::DicomZip(zip) => Selection::of_zip(&zip, wishes, run.rules)?,
+        Input::Dicom(files) => Selection::of(files, settings, run.rules)?,
+        Input::DicomZip(zip) => Selection::of_zip(&zip, settings, run.rules)?,
     };
-    let taken = selection.decode(wishes)?;
+    let pseudonyms = match run.pseudonyms {
+        None if settings.de_identify => return Err(Error::NoPseudonyms),
+        pseudonyms => pseudonyms.filter(|_| settings.de_identify),
+    };
+    let taken = selection.decode(&settings.series, pseudonyms)?;
     let contrasts: Vec<Contrast> = taken.decoded.iter().map(|scan| scan.contrast).collect();
     check_contrasts(&contrasts, run.model)?;
     let flair = taken

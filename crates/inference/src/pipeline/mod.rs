@@ -25,9 +25,10 @@ pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
 pub use clock::{Progress, Stage};
 use dawson_imaging::brain::Extent;
+pub use dawson_imaging::dicom::Pseudonyms;
 use dawson_imaging::dicom::{SiteRule, Source};
 use dawson_imaging::grid::Grid;
-use dawson_imaging::lesions::{CountingRule, Lesions};
+use dawson_imaging::lesions::Lesions;
 use dawson_imaging::nifti::{Limits, SpatialFields};
 use dawson_imaging::normalise::{Scale, normalise};
 use dawson_imaging::preview::Frame;
@@ -80,6 +81,7 @@ pub struct Segmenter {
     limits: Limits,
     anatomy: Option<Arc<AnatomyModel>>,
     rules: Vec<SiteRule>,
+    pseudonyms: Option<Pseudonyms>,
 }
 
 /// What a study is run with.
@@ -91,6 +93,7 @@ struct Run<'a> {
     limits: Limits,
     anatomy: Option<&'a Arc<AnatomyModel>>,
     rules: &'a [SiteRule],
+    pseudonyms: Option<&'a Pseudonyms>,
 }
 
 /// The result of a study.
@@ -115,7 +118,9 @@ pub struct Segmentation {
     /// Where each lesion lies, in their order; none without an anatomy network.
     pub places: Vec<Place>,
     frame: Frame,
-    outputs: Vec<Output>,
+    settings: Settings,
+    /// The de-identified images of its contrasts, if that was asked for.
+    images: Vec<Artifact>,
 }
 
 impl Segmenter {
@@ -127,6 +132,16 @@ impl Segmenter {
             limits,
             anatomy: None,
             rules: Vec::new(),
+            pseudonyms: None,
+        }
+    }
+
+    /// Gives patients, studies and images of de-identified results these other names.
+    #[must_use]
+    pub fn with_pseudonyms(self, pseudonyms: Pseudonyms) -> Self {
+        Self {
+            pseudonyms: Some(pseudonyms),
+            ..self
         }
     }
 
@@ -141,7 +156,7 @@ impl Segmenter {
     /// # Errors
     /// [`Error::Archive`], [`Error::Dicom`], [`Error::Choice`]: what [`Segmenter::segment`] would say.
     pub fn select(&self, zip: &[u8], settings: &Settings) -> Result<Selection, Error> {
-        Selection::of_zip(zip, &settings.series, &self.rules)
+        Selection::of_zip(zip, settings, &self.rules)
     }
 
     /// Finds the brain in a head, and the regions of lesions, by an anatomy network.
@@ -215,6 +230,7 @@ impl Segmenter {
             limits: self.limits,
             anatomy: self.anatomy.as_ref().filter(|_| settings.anatomy),
             rules: &self.rules,
+            pseudonyms: self.pseudonyms.as_ref(),
         };
         segment(input.into(), run, progress, cancel)
     }
@@ -237,6 +253,7 @@ fn segment(
         also,
         series,
         mut warnings,
+        images,
     } = taken;
     warnings.extend(header_warnings(&decoded));
 
@@ -253,7 +270,8 @@ fn segment(
     let beside = Beside::lay(cut, others)?;
 
     clock.enter(Stage::Anatomy)?;
-    let told = anatomy::hear(shown, run, cancel, &mut warnings)?;
+    let stripped_ml = beside.stripped_ml();
+    let told = anatomy::hear(shown, &flair, stripped_ml, run, cancel, &mut warnings)?;
 
     clock.enter(Stage::Assemble)?;
     let mut study = beside.study(told.as_ref())?;
@@ -282,10 +300,7 @@ fn segment(
     let probability = restored(&inferred.probability, flair.grid());
 
     clock.enter(Stage::Count)?;
-    let rule = CountingRule {
-        threshold: run.settings.threshold,
-        min_lesion_ml: run.settings.min_lesion_ml,
-    };
+    let rule = run.settings.counting_rule();
     let lesions = Lesions::find(&probability, rule);
     let places = anatomy
         .as_ref()
@@ -322,7 +337,6 @@ fn segment(
     };
     let seen = |contrast: &Contrast| run.model.manifest.input.contrasts.contains(contrast);
     let also_seen = also.into_iter().filter(|(contrast, _)| seen(contrast));
-    let outputs = run.settings.outputs.clone();
     Ok(Segmentation {
         flair,
         spatial,
@@ -334,7 +348,8 @@ fn segment(
         brain,
         places,
         frame,
-        outputs,
+        settings: settings.clone(),
+        images,
     })
 }
 
@@ -366,9 +381,20 @@ impl Beside {
         }
     }
 
+    /// The brain that the sender left, millilitres.
+    fn stripped_ml(&self) -> Option<f64> {
+        match self {
+            Self::Laid(study) => Some(study.brain_ml()),
+            Self::Waiting(..) => None,
+        }
+    }
+
     /// The study; of a head, in the box of the brain that was found in it.
     fn study(self, told: Option<&Told>) -> Result<Study, Error> {
         match (self, told) {
+            (Self::Laid(study), Some(told)) if told.is_a_head_after_all && told.is_believed => {
+                study.extracted(&told.anatomy.brain).map_err(Error::Study)
+            }
             (Self::Laid(study), _) => Ok(study),
             (Self::Waiting(cut, others), Some(told)) if told.is_believed => cut
                 .extracted(&told.anatomy.brain)

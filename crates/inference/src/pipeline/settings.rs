@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 
 use dawson_imaging::align::Align;
 use dawson_imaging::dicom::{Wish, write::Kind};
+use dawson_imaging::lesions::CountingRule;
 use dawson_imaging::vote::Weighting;
 
 use crate::engine::Precision;
@@ -38,6 +39,8 @@ pub struct Asked {
     pub outputs: Option<Vec<Output>>,
     /// Which series of a DICOM study are which contrasts; the others are found.
     pub series: Vec<Wish>,
+    /// Whether nothing that is made of a DICOM study says whose it is.
+    pub de_identify: Option<bool>,
 }
 
 /// A file that a result can have.
@@ -59,11 +62,13 @@ pub enum Output {
     Regions,
     /// `<kind>.dcm`: a DICOM object, of studies that came as DICOM.
     Dicom(Kind),
+    /// `dicom_images.zip`: the de-identified images of its contrasts.
+    DicomImages,
 }
 
 impl Output {
     /// Every output.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lesions,
         Self::Instances,
         Self::Probability,
@@ -77,16 +82,18 @@ impl Output {
         Self::Dicom(Kind::Measurements),
         Self::Dicom(Kind::Document),
         Self::Dicom(Kind::Capture),
+        Self::DicomImages,
     ];
 
-    /// What is made unless outputs are named: all but the coarse probability, captures, which are large, and the
-    /// label map, which many archives refuse.
+    /// What is made unless outputs are named: all but the coarse probability, captures, which are large, the
+    /// label map, which many archives refuse, and images, which are for de-identified studies.
     #[must_use]
     pub fn usual() -> Vec<Self> {
         let named_only = [
             Self::ProbabilityUint8,
             Self::Dicom(Kind::LabelMap),
             Self::Dicom(Kind::Capture),
+            Self::DicomImages,
         ];
         let usual = Self::ALL
             .iter()
@@ -106,12 +113,17 @@ impl Output {
             Self::Brain => "brain",
             Self::Regions => "regions",
             Self::Dicom(kind) => kind.name(),
+            Self::DicomImages => "dicom_images",
         }
     }
 }
 
 /// What a request means.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own, by the name that requests know"
+)]
 pub struct Settings {
     /// The least probability of a lesion's voxel.
     pub threshold: f32,
@@ -139,6 +151,8 @@ pub struct Settings {
     pub outputs_named: bool,
     /// Which series of a DICOM study are which contrasts; the others are found.
     pub series: Vec<Wish>,
+    /// Whether nothing that is made of a DICOM study says whose it is.
+    pub de_identify: bool,
 }
 
 /// A value that a request may not have.
@@ -172,13 +186,34 @@ fn within<T: PartialOrd + ToString>(
 }
 
 impl Settings {
+    /// What counts as a lesion.
+    #[must_use]
+    pub fn counting_rule(&self) -> CountingRule {
+        CountingRule {
+            threshold: self.threshold,
+            min_lesion_ml: self.min_lesion_ml,
+        }
+    }
+
     /// What `asked` means for the model of `manifest`: what was left out is the model's default.
     ///
     /// # Errors
     /// [`OutOfRange`] names the field, its value and what is allowed.
     pub fn resolve(asked: &Asked, manifest: &Manifest) -> Result<Self, OutOfRange> {
+        let de_identify = asked.de_identify.unwrap_or(false);
+        let usual = || {
+            let images = de_identify.then_some(Output::DicomImages);
+            Output::usual().into_iter().chain(images).collect()
+        };
         let mut outputs = Vec::new();
-        for output in asked.outputs.clone().unwrap_or_else(Output::usual) {
+        for output in asked.outputs.clone().unwrap_or_else(usual) {
+            if output == Output::DicomImages && !de_identify {
+                return Err(OutOfRange {
+                    field: "outputs",
+                    found: output.name().to_owned(),
+                    allowed: "asked for together with de_identify".to_owned(),
+                });
+            }
             if !outputs.contains(&output) {
                 outputs.push(output);
             }
@@ -212,6 +247,7 @@ impl Settings {
             outputs,
             outputs_named: asked.outputs.is_some(),
             series: asked.series.clone(),
+            de_identify,
         })
     }
 }
@@ -281,6 +317,11 @@ mod tests {
             ..Asked::default()
         });
         assert_eq!(nan, "min_lesion_ml is NaN, must be 0 to 1000");
+        let images = refused(Asked {
+            outputs: Some(vec![Output::DicomImages]),
+            ..Asked::default()
+        });
+        assert!(images.contains("de_identify"), "{images}");
         let patch = refused(Asked {
             patch: Some([40, 64, 64]),
             ..Asked::default()

@@ -2,7 +2,8 @@
 use dicom_core::value::{DataSetSequence, PrimitiveValue};
 use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use dicom_object::meta::Error as MetaError;
+use dicom_object::{FileMetaTable, FileMetaTableBuilder, InMemDicomObject};
 
 use super::uid::Uid;
 use super::{Error, Kind, Object};
@@ -124,16 +125,7 @@ impl DataSet {
         name: String,
     ) -> Result<Object, Error> {
         let encode = |what: String| Error::Encode { kind, what };
-        let meta = |uid: &Uid| {
-            FileMetaTableBuilder::new()
-                .media_storage_sop_class_uid(kind.sop_class_uid())
-                .media_storage_sop_instance_uid(uid.as_str())
-                .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
-                .implementation_class_uid(Uid::of("implementation", &[]).as_str())
-                .implementation_version_name(concat!("DAWSON_", env!("CARGO_PKG_VERSION")))
-                .build()
-                .map_err(|e| encode(e.to_string()))
-        };
+        let meta = |uid: &Uid| meta(kind.sop_class_uid(), uid).map_err(|e| encode(e.to_string()));
         let mut content = Vec::new();
         let file = self.0.with_exact_meta(meta(&series)?);
         file.write_dataset(&mut content)
@@ -156,6 +148,23 @@ impl DataSet {
             file: content,
         })
     }
+}
+
+/// The meta information of a file in Explicit VR Little Endian (PS3.10 7.1).
+///
+/// # Errors
+/// What the encoder says of a UID.
+pub(in crate::dicom) fn meta(
+    sop_class_uid: &str,
+    sop_instance_uid: &Uid,
+) -> Result<FileMetaTable, MetaError> {
+    FileMetaTableBuilder::new()
+        .media_storage_sop_class_uid(sop_class_uid)
+        .media_storage_sop_instance_uid(sop_instance_uid.as_str())
+        .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
+        .implementation_class_uid(Uid::of("implementation", &[]).as_str())
+        .implementation_version_name(concat!("DAWSON_", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 /// The characters of a text that its VR can hold.

@@ -43,6 +43,7 @@ use crate::volume::Volume;
 use place::{grid_of, on_grid};
 
 pub use capture::Captured;
+pub(super) use dataset::meta;
 pub use findings::{Findings, Flag, MadeBy, Model, Moment};
 pub use uid::Uid;
 

@@ -1,0 +1,507 @@
+//! Images and results that do not say whose they are: the Basic Application Level Confidentiality Profile
+//! (PS3.15 E.2), by a list of what is kept.
+//!
+//! Of an image stay its pixels and what a scanner wrote down in numbers and codes about how they were made and where
+//! they lie; all else goes, whatever it is: names, dates, free text, private groups. Identifiers become others that
+//! follow from them and from a key, so that images and results refer to each other as before, and whoever has the
+//! key can tell which those are. A face that the images show stays on them.
+use std::collections::BTreeSet;
+
+use dicom_core::value::{DataSetSequence, PrimitiveValue, Value};
+use dicom_core::{DataElement, Tag, VR};
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::header::Image;
+use super::write::{self, Uid};
+use super::{Error, Identity, Source};
+
+/// What an object says of how it came to be (PS3.3 C.12.1: (0012,0063), at most 64 characters).
+const METHOD: &str = "PS3.15 basic profile by a list of what is kept; pixels unchanged";
+
+/// What is kept of an image if its value has one of [`is_plain`]'s representations. Sequences are looked into.
+const KEPT: &[Tag] = &[
+    // What it is, and what made it.
+    tags::IMAGE_TYPE,
+    tags::MODALITY,
+    tags::MANUFACTURER,
+    tags::MANUFACTURER_MODEL_NAME,
+    tags::SOFTWARE_VERSIONS,
+    tags::BODY_PART_EXAMINED,
+    tags::PATIENT_POSITION,
+    tags::SERIES_NUMBER,
+    tags::INSTANCE_NUMBER,
+    tags::LOSSY_IMAGE_COMPRESSION,
+    tags::BURNED_IN_ANNOTATION,
+    // How it was measured.
+    tags::SCANNING_SEQUENCE,
+    tags::SEQUENCE_VARIANT,
+    tags::SCAN_OPTIONS,
+    tags::MR_ACQUISITION_TYPE,
+    tags::ANGIO_FLAG,
+    tags::SLICE_THICKNESS,
+    tags::SPACING_BETWEEN_SLICES,
+    tags::REPETITION_TIME,
+    tags::ECHO_TIME,
+    tags::INVERSION_TIME,
+    tags::NUMBER_OF_AVERAGES,
+    tags::IMAGING_FREQUENCY,
+    tags::IMAGED_NUCLEUS,
+    tags::RESONANT_NUCLEUS,
+    tags::ECHO_NUMBERS,
+    tags::MAGNETIC_FIELD_STRENGTH,
+    tags::NUMBER_OF_PHASE_ENCODING_STEPS,
+    tags::ECHO_TRAIN_LENGTH,
+    tags::PERCENT_SAMPLING,
+    tags::PERCENT_PHASE_FIELD_OF_VIEW,
+    tags::PIXEL_BANDWIDTH,
+    tags::RECONSTRUCTION_DIAMETER,
+    tags::ACQUISITION_MATRIX,
+    tags::IN_PLANE_PHASE_ENCODING_DIRECTION,
+    tags::FLIP_ANGLE,
+    tags::VARIABLE_FLIP_ANGLE_FLAG,
+    tags::SAR,
+    tags::EFFECTIVE_ECHO_TIME,
+    tags::INVERSION_TIMES,
+    tags::INVERSION_RECOVERY,
+    tags::PIXEL_PRESENTATION,
+    tags::VOLUMETRIC_PROPERTIES,
+    tags::VOLUME_BASED_CALCULATION_TECHNIQUE,
+    tags::COMPLEX_IMAGE_COMPONENT,
+    tags::ACQUISITION_CONTRAST,
+    tags::CONTENT_QUALIFICATION,
+    tags::PRESENTATION_LUT_SHAPE,
+    tags::FRAME_TYPE,
+    // Where it lies.
+    tags::IMAGE_POSITION_PATIENT,
+    tags::IMAGE_ORIENTATION_PATIENT,
+    tags::SLICE_LOCATION,
+    tags::PIXEL_SPACING,
+    // What its pixels are.
+    tags::SAMPLES_PER_PIXEL,
+    tags::PHOTOMETRIC_INTERPRETATION,
+    tags::NUMBER_OF_FRAMES,
+    tags::ROWS,
+    tags::COLUMNS,
+    tags::BITS_ALLOCATED,
+    tags::BITS_STORED,
+    tags::HIGH_BIT,
+    tags::PIXEL_REPRESENTATION,
+    tags::WINDOW_CENTER,
+    tags::WINDOW_WIDTH,
+    tags::RESCALE_INTERCEPT,
+    tags::RESCALE_SLOPE,
+    tags::RESCALE_TYPE,
+    // The frames of an enhanced image.
+    tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE,
+    tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE,
+    tags::PIXEL_MEASURES_SEQUENCE,
+    tags::PLANE_POSITION_SEQUENCE,
+    tags::PLANE_ORIENTATION_SEQUENCE,
+    tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE,
+    tags::FRAME_VOILUT_SEQUENCE,
+    tags::FRAME_CONTENT_SEQUENCE,
+    tags::FRAME_ACQUISITION_NUMBER,
+    tags::DIMENSION_INDEX_VALUES,
+    tags::IN_STACK_POSITION_NUMBER,
+    tags::TEMPORAL_POSITION_INDEX,
+    tags::MR_IMAGE_FRAME_TYPE_SEQUENCE,
+    tags::MR_TIMING_AND_RELATED_PARAMETERS_SEQUENCE,
+    tags::MR_ECHO_SEQUENCE,
+    tags::MR_MODIFIER_SEQUENCE,
+    tags::MRFOV_GEOMETRY_SEQUENCE,
+    tags::MR_AVERAGES_SEQUENCE,
+    tags::DIMENSION_ORGANIZATION_SEQUENCE,
+    tags::DIMENSION_INDEX_SEQUENCE,
+    tags::DIMENSION_INDEX_POINTER,
+    tags::FUNCTIONAL_GROUP_POINTER,
+    // Identifiers, which become others.
+    tags::STUDY_INSTANCE_UID,
+    tags::SERIES_INSTANCE_UID,
+    tags::SOP_INSTANCE_UID,
+    tags::FRAME_OF_REFERENCE_UID,
+    tags::DIMENSION_ORGANIZATION_UID,
+];
+
+/// Stands for every moment, `YYYYMMDDHHMMSS`.
+pub const NO_MOMENT: &str = "19000101000000";
+
+/// What some images must have, and none may tell: where an image has one, this stands in its place (action D).
+const DUMMIES: &[(Tag, VR, &str)] = &[
+    (tags::CONTENT_DATE, VR::DA, "19000101"),
+    (tags::CONTENT_TIME, VR::TM, "000000"),
+    (tags::ACQUISITION_DATE_TIME, VR::DT, NO_MOMENT),
+    (tags::FRAME_ACQUISITION_DATE_TIME, VR::DT, NO_MOMENT),
+    (tags::FRAME_REFERENCE_DATE_TIME, VR::DT, NO_MOMENT),
+    (tags::DEVICE_SERIAL_NUMBER, VR::LO, "0"),
+];
+
+/// Written by the scanner's maker, not by those who use it: the only texts that stay.
+const BY_THE_MAKER: &[Tag] = &[
+    tags::MANUFACTURER,
+    tags::MANUFACTURER_MODEL_NAME,
+    tags::SOFTWARE_VERSIONS,
+];
+
+/// A de-identified image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nameless {
+    /// Its new SOP Instance UID.
+    pub sop_instance_uid: Uid,
+    /// The bytes of the file, Explicit VR Little Endian.
+    pub file: Vec<u8>,
+}
+
+/// Other names for patients, studies, series and images.
+#[derive(Clone)]
+pub struct Pseudonyms {
+    key: [u8; 32],
+}
+
+impl std::fmt::Debug for Pseudonyms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pseudonyms")
+    }
+}
+
+impl Pseudonyms {
+    /// Equal keys give equal names; without the key no name leads back.
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> Self {
+        Self { key }
+    }
+
+    /// HMAC-SHA-256 (RFC 2104) of a name among those of its kind.
+    fn mac(&self, kind: &str, name: &str) -> [u8; 32] {
+        // A shorter key than a block is filled up with zeros (RFC 2104, 2).
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(&self.key);
+        let mut mac = Hmac::<Sha256>::new(&block.into());
+        mac.update(kind.as_bytes());
+        mac.update(&[0]);
+        mac.update(name.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The identifier in place of another one.
+    #[must_use]
+    pub fn uid(&self, uid: &str) -> Uid {
+        let uid = uid.trim_end_matches(['\0', ' ']);
+        Uid::of("de-identified", &[&self.mac("uid", uid)])
+    }
+
+    /// The name in place of a Patient ID: 16 letters and digits; none in place of none.
+    #[must_use]
+    pub fn patient(&self, id: &str) -> String {
+        if id.is_empty() {
+            return String::new();
+        }
+        let mac = self.mac("patient", id);
+        mac.iter()
+            .take(8)
+            .fold(String::new(), |name, byte| format!("{name}{byte:02X}"))
+    }
+
+    /// What results say of their source.
+    #[must_use]
+    pub fn source(&self, source: &Source) -> Source {
+        let uid = |uid: &String| self.uid(uid).as_str().to_owned();
+        let images = source.images.iter().cloned();
+        Source {
+            study_instance_uid: uid(&source.study_instance_uid),
+            series_instance_uid: uid(&source.series_instance_uid),
+            frame_of_reference_uid: source.frame_of_reference_uid.as_ref().map(uid),
+            position_reference_indicator: String::new(),
+            images: images
+                .map(|image| super::SourceImage {
+                    sop_instance_uid: uid(&image.sop_instance_uid),
+                    ..image
+                })
+                .collect(),
+            identity: self.identity(&source.identity),
+            ..*source
+        }
+    }
+
+    /// The patient's pseudonym, and what says that it is one.
+    fn identity(&self, of: &Identity) -> Identity {
+        let id = of.attributes().get(tags::PATIENT_ID);
+        let id = id.and_then(|id| id.to_str().ok());
+        let name = self.patient(id.as_deref().map_or("", str::trim));
+        let text =
+            |tag, vr, text: &str| DataElement::new(tag, vr, PrimitiveValue::from(text.to_owned()));
+        let profile = InMemDicomObject::from_element_iter([
+            text(tags::CODE_VALUE, VR::SH, "113100"),
+            text(tags::CODING_SCHEME_DESIGNATOR, VR::SH, "DCM"),
+            text(
+                tags::CODE_MEANING,
+                VR::LO,
+                "Basic Application Confidentiality Profile",
+            ),
+        ]);
+        let code = DataElement::new(
+            tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE,
+            VR::SQ,
+            DataSetSequence::from(vec![profile]),
+        );
+        let mut attributes = InMemDicomObject::from_element_iter([
+            text(tags::PATIENT_NAME, VR::PN, &name),
+            text(tags::PATIENT_ID, VR::LO, &name),
+            text(tags::PATIENT_IDENTITY_REMOVED, VR::CS, "YES"),
+            text(tags::DEIDENTIFICATION_METHOD, VR::LO, METHOD),
+            text(
+                tags::LONGITUDINAL_TEMPORAL_INFORMATION_MODIFIED,
+                VR::CS,
+                "REMOVED",
+            ),
+        ]);
+        attributes.put(code);
+        Identity::made(attributes)
+    }
+
+    /// An image without what says whose it is.
+    ///
+    /// # Errors
+    /// [`Error::Annotated`] if names may stand in its pixels; what decoding says; [`Error::Fault`] if it cannot be
+    /// written.
+    pub(super) fn image(&self, image: &Image) -> Result<Nameless, Error> {
+        let said = image.attributes.as_ref().ok_or(Error::Parse)?;
+        let burned_in = said.get(tags::BURNED_IN_ANNOTATION);
+        let burned_in = burned_in.and_then(|e| e.to_str().ok());
+        if burned_in.is_some_and(|yes| yes.trim() == "YES") {
+            return Err(Error::Annotated);
+        }
+        let mut kept = self.kept(said);
+        let identity = self.identity(&image.identity);
+        for element in identity.attributes().iter() {
+            kept.put(element.clone());
+        }
+        let text =
+            |tag, vr, text: &str| DataElement::new(tag, vr, PrimitiveValue::from(text.to_owned()));
+        // These are of type 2: present, if only empty.
+        for (tag, vr) in [
+            (tags::STUDY_DATE, VR::DA),
+            (tags::STUDY_TIME, VR::TM),
+            (tags::ACCESSION_NUMBER, VR::SH),
+            (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
+            (tags::PATIENT_BIRTH_DATE, VR::DA),
+            (tags::PATIENT_SEX, VR::CS),
+            (tags::STUDY_ID, VR::SH),
+            (tags::POSITION_REFERENCE_INDICATOR, VR::LO),
+        ] {
+            kept.put(DataElement::new(tag, vr, PrimitiveValue::Empty));
+        }
+        kept.put(text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"));
+        kept.put(text(tags::SOP_CLASS_UID, VR::UI, &image.sop_class));
+        // Nobody took the face away.
+        kept.put(text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "YES"));
+        let sop_instance_uid = self.uid(&image.sop_instance);
+        kept.put(pixels(image)?);
+        let fault = Error::Fault {
+            part: "DICOM writer",
+        };
+        let meta = write::meta(&image.sop_class, &sop_instance_uid).map_err(|_| fault.clone())?;
+        let mut file = Vec::new();
+        let whole = kept.with_exact_meta(meta);
+        whole.write_all(&mut file).map_err(|_| fault)?;
+        Ok(Nameless {
+            sop_instance_uid,
+            file,
+        })
+    }
+
+    fn kept(&self, said: &InMemDicomObject) -> InMemDicomObject {
+        let listed: BTreeSet<Tag> = KEPT.iter().copied().collect();
+        self.of_these(said, &listed)
+    }
+
+    fn of_these(&self, said: &InMemDicomObject, listed: &BTreeSet<Tag>) -> InMemDicomObject {
+        let mut kept = InMemDicomObject::new_empty();
+        for &(tag, vr, dummy) in DUMMIES.iter().filter(|(tag, ..)| said.get(*tag).is_some()) {
+            kept.put(DataElement::new(tag, vr, PrimitiveValue::from(dummy)));
+        }
+        for element in said.iter().filter(|e| listed.contains(&e.header().tag)) {
+            let (tag, vr) = (element.header().tag, element.header().vr());
+            match element.value() {
+                Value::Sequence(sequence) => {
+                    let items = sequence.items().iter();
+                    let items: Vec<_> = items.map(|item| self.of_these(item, listed)).collect();
+                    kept.put(DataElement::new(tag, vr, DataSetSequence::from(items)));
+                }
+                Value::Primitive(value) if vr == VR::UI => {
+                    let uid = self.uid(&value.to_str());
+                    kept.put(DataElement::new(
+                        tag,
+                        vr,
+                        PrimitiveValue::from(uid.as_str()),
+                    ));
+                }
+                Value::Primitive(value) if is_plain(tag, vr, value) => {
+                    kept.put(DataElement::new(tag, vr, value.clone()));
+                }
+                _ => {}
+            }
+        }
+        kept
+    }
+}
+
+/// Whether a value is a number, a pointer, a code, or the maker's own text.
+fn is_plain(tag: Tag, vr: VR, value: &PrimitiveValue) -> bool {
+    let mut texts = value.to_multi_str().to_vec().into_iter();
+    match vr {
+        VR::US | VR::SS | VR::UL | VR::SL | VR::FL | VR::FD | VR::AT => true,
+        VR::DS | VR::IS => texts.all(|text| {
+            let text = text.trim_matches([' ', '\0']);
+            text.is_empty() || text.parse::<f64>().is_ok()
+        }),
+        VR::CS => texts.all(|text| {
+            let of_code =
+                |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b" _\0".contains(&b);
+            text.len() <= 16 && text.bytes().all(of_code)
+        }),
+        VR::LO => BY_THE_MAKER.contains(&tag),
+        _ => false,
+    }
+}
+
+/// The cells of all frames, as they are without a packing.
+fn pixels(image: &Image) -> Result<DataElement<InMemDicomObject>, Error> {
+    let cells = image.cells;
+    let mut words = Vec::new();
+    let mut bytes = Vec::new();
+    for frame in 0..cells.frames {
+        let decoded = cells.decode(&image.pixels, image.syntax, frame)?;
+        match cells.allocated {
+            8 => bytes.extend(decoded.iter().map(|&cell| cell as u8)),
+            16 => words.extend(decoded.iter().map(|&cell| cell as u16)),
+            // Little endian: the low word first.
+            _ => words.extend(decoded.iter().flat_map(|&c| [c as u16, (c >> 16) as u16])),
+        }
+    }
+    if cells.allocated == 8 {
+        if bytes.len() % 2 == 1 {
+            bytes.push(0);
+        }
+        let value = PrimitiveValue::U8(bytes.into());
+        return Ok(DataElement::new(tags::PIXEL_DATA, VR::OB, value));
+    }
+    let value = PrimitiveValue::U16(words.into());
+    Ok(DataElement::new(tags::PIXEL_DATA, VR::OW, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{self, Slice};
+    use super::super::{Limits, Study, choose};
+    use super::*;
+
+    fn pseudonyms() -> Pseudonyms {
+        Pseudonyms::new([7; 32])
+    }
+
+    /// A study with a name wherever one can stand.
+    fn named() -> Vec<Slice> {
+        let mut slices = synthetic::head();
+        for slice in &mut slices {
+            let more = [
+                synthetic::text((0x28, 0x1054), b"LO", "Doe"),
+                synthetic::text((0x10, 0x20), b"LO", "Doe-4711"),
+                synthetic::text((0x10, 0x30), b"DA", "19700405"),
+                synthetic::text((0x8, 0x20), b"DA", "20200405"),
+                synthetic::text((0x8, 0x80), b"LO", "Doe's clinic"),
+                synthetic::text((0x18, 0x15), b"LO", "Doe"),
+                synthetic::text((0x18, 0x22), b"CS", "Doe"),
+                synthetic::text((0x18, 0x87), b"DS", "Doe"),
+                synthetic::text((0x18, 0x1030), b"LO", "flair of Doe"),
+                synthetic::text((0x29, 0x10), b"LO", "Doe"),
+                synthetic::text((0x40, 0x275), b"UN", "Doe"),
+                synthetic::text((0x8, 0x70), b"LO", "MAKER"),
+                synthetic::text((0x8, 0x23), b"DA", "20200405"),
+                synthetic::text((0x18, 0x1000), b"LO", "4711"),
+            ];
+            slice.more = more.concat();
+        }
+        slices
+    }
+
+    fn read(slices: &[Slice]) -> Study {
+        Study::read_whole(slices.iter().map(Slice::file), &Limits::CLINICAL).unwrap()
+    }
+
+    fn holds(file: &[u8], text: &str) -> bool {
+        file.windows(text.len())
+            .any(|bytes| bytes == text.as_bytes())
+    }
+
+    #[test]
+    fn nothing_says_whose_an_image_is_and_its_voxels_are_the_same() {
+        let study = read(&named());
+        let stack = &study.stacks[0];
+        let scan = study.decode(stack).unwrap();
+        let images = study.nameless(stack, &pseudonyms()).unwrap();
+        assert_eq!(images.len(), 20);
+        for image in &images {
+            for word in [
+                "Doe", "Jane", "4711", "clinic", "2020", "1970", "1.2.3", "1.2.9",
+            ] {
+                assert!(!holds(&image.file, word), "{word}");
+            }
+            for word in ["MAKER", "19000101", "113100", "ORIGINAL\\PRIMARY", "2500"] {
+                assert!(holds(&image.file, word), "{word}");
+            }
+        }
+        let files = images.iter().map(|image| image.file.clone());
+        let again = Study::read(files, &Limits::CLINICAL).unwrap();
+        let found = again.decode(&again.stacks[0]).unwrap();
+        assert_eq!(found.volume, scan.volume);
+        // What results say of their source is what the images say of themselves.
+        let source = pseudonyms().source(&scan.source);
+        assert_eq!(found.source.study_instance_uid, source.study_instance_uid);
+        assert_eq!(found.source.series_instance_uid, source.series_instance_uid);
+        assert_eq!(
+            found.source.frame_of_reference_uid,
+            source.frame_of_reference_uid
+        );
+        assert_eq!(found.source.images, source.images);
+        let patient = |source: &Source| {
+            let id = source.identity.attributes().get(tags::PATIENT_ID);
+            id.unwrap().to_str().unwrap().into_owned()
+        };
+        assert_eq!(patient(&source), pseudonyms().patient("Doe-4711"));
+        assert_eq!(patient(&found.source), patient(&source));
+        // What was kept suffices to know the contrast again.
+        assert!(choose(&again, &[], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_key_gives_one_name_and_another_key_another() {
+        let other = Pseudonyms::new([8; 32]);
+        assert_eq!(pseudonyms().uid("1.2.3"), pseudonyms().uid("1.2.3\0"));
+        assert_ne!(pseudonyms().uid("1.2.3"), pseudonyms().uid("1.2.4"));
+        assert_ne!(pseudonyms().uid("1.2.3"), other.uid("1.2.3"));
+        assert_ne!(pseudonyms().patient("1"), other.patient("1"));
+        assert_eq!(pseudonyms().patient(""), "");
+        assert_eq!(format!("{other:?}"), "Pseudonyms");
+    }
+
+    #[test]
+    fn the_code_is_that_of_another_implementation() {
+        // python3: hmac.new(bytes([7]) * 32, b"patient\0" + b"4711", "sha256").hexdigest()[:16].upper()
+        assert_eq!(pseudonyms().patient("4711"), "2F096A58444A0D21");
+    }
+
+    #[test]
+    fn an_image_with_names_in_its_pixels_is_refused() {
+        let mut slices = synthetic::head();
+        slices[3].more = synthetic::text((0x28, 0x301), b"CS", "YES");
+        let study = read(&slices);
+        let refused = study.nameless(&study.stacks[0], &pseudonyms()).unwrap_err();
+        assert!(
+            refused.to_string().contains("BurnedInAnnotation"),
+            "{refused}"
+        );
+    }
+}
