@@ -374,11 +374,12 @@ fn pixels(image: &Image) -> Result<DataElement<InMemDicomObject>, Error> {
     let mut bytes = Vec::new();
     for frame in 0..cells.frames {
         let decoded = cells.decode(&image.pixels, image.syntax, frame)?;
+        let bare = decoded.iter().map(|&cell| cells.bare(cell));
         match cells.allocated {
-            8 => bytes.extend(decoded.iter().map(|&cell| cell as u8)),
-            16 => words.extend(decoded.iter().map(|&cell| cell as u16)),
+            8 => bytes.extend(bare.map(|cell| cell as u8)),
+            16 => words.extend(bare.map(|cell| cell as u16)),
             // Little endian: the low word first.
-            _ => words.extend(decoded.iter().flat_map(|&c| [c as u16, (c >> 16) as u16])),
+            _ => words.extend(bare.flat_map(|cell| [cell as u16, (cell >> 16) as u16])),
         }
     }
     if cells.allocated == 8 {

@@ -15,6 +15,9 @@ const GRID_VOLUMES: f64 = 4.0;
 /// Volumes on the FLAIR's grid after the network: probability, components, what is being packed.
 const RESULT_VOLUMES: f64 = 3.0;
 
+/// Volumes of a contrast as de-identified images, as they are and packed.
+const NAMELESS_VOLUMES: f64 = 2.0;
+
 /// What a study is thought to need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
@@ -83,6 +86,9 @@ impl Needs {
             let voxels: f64 = scan.shape.iter().map(|&n| n as f64).product();
             let widest = scan.voxel_bytes.max(4) as f64;
             memory += scan.file_bytes as f64 + voxels * widest * NATIVE_VOLUMES;
+            if settings.de_identify {
+                memory += voxels * 4.0 * NAMELESS_VOLUMES;
+            }
             if manifest.input.contrasts.contains(&scan.contrast) {
                 images += 1.0;
             }
@@ -131,6 +137,14 @@ mod tests {
     use crate::pipeline::Asked;
 
     fn needs(anatomy: bool, voting: Voting) -> Needs {
+        needs_of(&Asked {
+            anatomy: Some(anatomy),
+            voting: Some(voting),
+            ..Asked::default()
+        })
+    }
+
+    fn needs_of(asked: &Asked) -> Needs {
         let manifest = Manifest::parse(include_str!(
             "../../../../models/ms-lesion/0.2.0/model.toml"
         ))
@@ -139,12 +153,7 @@ mod tests {
             "../../../../models/brain-anatomy/0.1.0/model.toml"
         ))
         .unwrap();
-        let asked = Asked {
-            anatomy: Some(anatomy),
-            voting: Some(voting),
-            ..Asked::default()
-        };
-        let settings = Settings::resolve(&asked, &manifest).unwrap();
+        let settings = Settings::resolve(asked, &manifest).unwrap();
         let flair = ScanSize {
             contrast: Contrast::Flair,
             shape: [100, 200, 50],
@@ -161,6 +170,19 @@ mod tests {
         assert_eq!(without.voxels, 4_000_000);
         assert_eq!(with.voxels, 4_500_000); // At 2 mm: 50 x 100 x 100.
         assert_eq!(with.memory_bytes - without.memory_bytes, 500_000 * 4 * 11);
+    }
+
+    #[test]
+    fn images_without_names_are_held_beside_the_study() {
+        let nameless = needs_of(&Asked {
+            de_identify: Some(true),
+            ..Asked::default()
+        });
+        let named = needs_of(&Asked::default());
+        assert_eq!(
+            nameless.memory_bytes - named.memory_bytes,
+            1_000_000 * 4 * 2
+        );
     }
 
     #[test]

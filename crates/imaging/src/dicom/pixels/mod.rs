@@ -36,9 +36,19 @@ impl Cells {
         self.in_frame().saturating_mul(self.bytes_each())
     }
 
+    /// The lowest bit of the stored ones.
+    fn low_bit(&self) -> u32 {
+        self.high_bit.saturating_add(1).saturating_sub(self.stored)
+    }
+
+    /// A cell of which only the stored bits are left, where once overlays stood beside them; the sign goes on above.
+    pub(super) fn bare(&self, cell: u32) -> u32 {
+        (self.stored(cell) << self.low_bit()) as u32
+    }
+
     /// The number that a cell holds: bits above `high_bit` mean nothing, the sign stands in it.
     fn stored(&self, cell: u32) -> i64 {
-        let low = self.high_bit.saturating_add(1).saturating_sub(self.stored);
+        let low = self.low_bit();
         let unused = 64_u32.saturating_sub(self.stored);
         let bits = u64::from(cell >> low) << unused;
         if self.signed {
@@ -197,6 +207,22 @@ mod tests {
         assert_eq!(cells(16, 12, 15, false).stored(0x1230), 0x123);
         assert_eq!(cells(32, 32, 31, true).stored(0xffff_fffe), -2);
         assert_eq!(cells(8, 8, 7, false).stored(0xff), 255);
+    }
+
+    #[test]
+    fn a_bare_cell_holds_the_same_number_and_nothing_beside_it() {
+        for (cells, cell, bare) in [
+            (cells(16, 12, 11, false), 0xf234, 0x0234),
+            (cells(16, 12, 11, true), 0x0fff, 0xffff),
+            (cells(16, 12, 15, false), 0x123f, 0x1230),
+            (cells(8, 8, 7, true), 0x80, 0x80),
+            (cells(32, 32, 31, false), 0xffff_fffe, 0xffff_fffe),
+        ] {
+            let found = cells.bare(cell);
+            let kept = 1_u64.checked_shl(cells.allocated).unwrap() - 1;
+            assert_eq!(u64::from(found) & kept, bare, "{cell:x}");
+            assert_eq!(cells.stored(found), cells.stored(cell));
+        }
     }
 
     #[test]
