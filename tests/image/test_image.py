@@ -38,12 +38,17 @@ def image() -> rehearse.Image:
     return made
 
 
+def volume(image: rehearse.Image, folder: pathlib.Path) -> pathlib.Path:
+    """The folder as an engine makes a volume of it: the image's user's own."""
+    uid, gid = map(int, image.user.split(":"))
+    os.chown(folder, uid, gid)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def running(image, tmp_path_factory):
     """The image started with its own ENTRYPOINT, CMD, USER and ENV; only access is said to be open."""
-    state = tmp_path_factory.mktemp("state")
-    uid, gid = map(int, image.user.split(":"))
-    os.chown(state, uid, gid)
+    state = volume(image, tmp_path_factory.mktemp("state"))
     process = image.start(state, DAWSON_INSECURE_NO_AUTH="true")
     first = process.stdout.readline()
     assert "listening on http://0.0.0.0:8080" in first, first + process.stderr.read()
@@ -91,7 +96,7 @@ def test_it_does_not_run_as_root_and_says_so_in_numbers(image):
 
 
 def test_without_keys_it_refuses_to_be_reached_from_elsewhere(image, tmp_path):
-    process = image.start(tmp_path)
+    process = image.start(volume(image, tmp_path))
     _, words = process.communicate(timeout=60)
     assert process.returncode not in (0, None) and "insecure-no-auth" in words, words
 
