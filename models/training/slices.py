@@ -31,7 +31,7 @@ RULE = Rule(0.6, 0.003)
 
 
 def in_slices(contrast: Array, brain: Array, slices_mm: int) -> Array:
-    """Means of so many axial slices of 1 mm, interpolated back; the brain's own values at its rim."""
+    """Means of so many (an odd number of) axial slices of 1 mm within the brain, interpolated back."""
     filled = np.where(brain, contrast, 0.0)
     weight = ndimage.uniform_filter1d(brain.astype(np.float32), slices_mm, axis=0)
     mean = ndimage.uniform_filter1d(filled, slices_mm, axis=0) / np.maximum(weight, 1e-3)
@@ -92,6 +92,8 @@ def main() -> None:
     options.add_argument("--slices-mm", type=int, default=3)
     options.add_argument("--gains", type=float, nargs="+", default=[1.0, 0.75])
     given = options.parse_args()
+    if given.slices_mm % 2 == 0:
+        options.error("--slices-mm must be odd: a slice has a middle one")
     net, recipe = averaged_network(given.weights)[:2]
     net.eval()
     cases = [c for c in read_cases(given.data / "labelled") if not was_seen(c.name, recipe)]

@@ -59,21 +59,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "CONTRAST=UID", requires = "dicom", value_parser = wish)]
     series: Vec<Wish>,
     /// With --dicom: the site's rules on how it names its series (TOML)
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "dicom",
-        env = "DAWSON_SERIES_RULES"
-    )]
+    #[arg(long, value_name = "FILE", env = "DAWSON_SERIES_RULES")]
     series_rules: Option<PathBuf>,
-    /// With --dicom: a file of 64 hexadecimal digits, the same of which give the same pseudonyms and UIDs [default: drawn
+    /// With --de-identify: a file of 64 hexadecimal digits, the same of which give the same pseudonyms and UIDs [default: drawn
     /// for this run]
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "de_identify",
-        env = "DAWSON_DE_IDENTIFY_KEY"
-    )]
+    #[arg(long, value_name = "FILE", env = "DAWSON_DE_IDENTIFY_KEY")]
     de_identify_key: Option<PathBuf>,
     /// A table of studies (CSV); the network stays loaded, a failed study does not stop the others
     #[arg(long, value_name = "FILE")]
@@ -235,9 +225,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (segmenter, model) = args
         .engine
         .open(&args.settings.model, args.settings.precision.0)?;
-    let segmenter = segmenter
-        .with_series_rules(dicom::series_rules_of(args.series_rules.as_deref())?)
-        .with_pseudonyms(dicom::pseudonyms_of(args.de_identify_key.as_deref())?);
+    // Both files may be named by the environment, for studies of another kind.
+    let rules = args
+        .series_rules
+        .as_deref()
+        .filter(|_| args.dicom.is_some());
+    let segmenter = segmenter.with_series_rules(dicom::series_rules_of(rules)?);
+    let segmenter = if args.settings.de_identify {
+        segmenter.with_pseudonyms(dicom::pseudonyms_of(args.de_identify_key.as_deref())?)
+    } else {
+        segmenter
+    };
     let settings = args.settings.resolve(&args.series, &model)?;
     let work = Work {
         segmenter,

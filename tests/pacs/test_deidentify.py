@@ -18,7 +18,7 @@ from conftest import PROGRAM as EXAMPLE
 from conftest import ROOT, tool, write
 
 sys.path.insert(0, str(ROOT / "tests"))
-from service import PROGRAM  # noqa: E402
+from service import PROGRAM, Service  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not (PROGRAM and EXAMPLE), reason="$DAWSON_BIN and $DICOM_RESULTS name no programs: "
                                                                   "run make test-pacs")
@@ -46,8 +46,19 @@ def marked(folder: pathlib.Path) -> None:
         other = Dataset()
         other.CodeMeaning = CANARY.decode()
         image.ProcedureCodeSequence = Sequence([other])
-        private = image.private_block(0x0029, CANARY.decode(), create=True)
-        private.add_new(1, "LO", CANARY.decode())
+        groups = [*image.get("SharedFunctionalGroupsSequence", []), *image.get("PerFrameFunctionalGroupsSequence", [])]
+        inner = [item for group in groups for element in group if element.VR == "SQ" for item in element.value]
+        for data in [image, *groups, *inner]:
+            private = data.private_block(0x0029, CANARY.decode(), create=True)
+            private.add_new(1, "LO", CANARY.decode())
+            data.ImageComments = CANARY.decode()
+        for group in image.get("PerFrameFunctionalGroupsSequence", []):
+            frame = group.FrameContentSequence[0] if "FrameContentSequence" in group else Dataset()
+            frame.FrameComments, frame.FrameLabel = CANARY.decode(), CANARY.decode()
+            frame.FrameAcquisitionDateTime = frame.FrameReferenceDateTime = "20190807101112"
+            group.FrameContentSequence = Sequence([frame])
+        image.preamble = (CANARY * 20)[:128]
+        image.file_meta.SourceApplicationEntityTitle = CANARY.decode()
         image.save_as(file)
 
 
@@ -97,7 +108,7 @@ def test_nothing_that_is_made_names_the_patient(made):
         assert CANARY not in file and ROOT_OF_UIDS not in file and b"20190807" not in file, name
     for name, found in {**objects(made, True), **objects(made, False)}.items():
         text = str(found)
-        assert CANARY.decode() not in text and not re.search(r"\b20\d{6}\b", text), name
+        assert CANARY.decode() not in text and not re.search(r"\b20[012]\d(0|1)\d{3}(\d{6})?\b", text), name
         assert found.PatientIdentityRemoved == "YES" and found.DeidentificationMethod, name
         assert [code.CodeValue for code in found.DeidentificationMethodCodeSequence] == ["113100"], name
         assert found.PatientID == hmac.new(KEY, b"patient\0" + CANARY, "sha256").hexdigest()[:16].upper(), name
@@ -165,6 +176,26 @@ def test_a_key_gives_the_same_bytes_again_and_no_key_other_names(series, made, t
     (tmp_path / "key").write_text("no key")
     done = segment(series, tmp_path / "out", "--de-identify", "--de-identify-key", tmp_path / "key")
     assert done.returncode != 0 and b"64 hexadecimal digits" in done.stderr
+
+
+def test_the_same_over_http_and_under_the_other_names_by_qido(series, made, tmp_path):
+    (tmp_path / "key").write_text(KEY.hex())
+    service = Service(tmp_path / "state", "--de-identify-key", str(tmp_path / "key"), log="info")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for file in sorted(series.glob("*.dcm")):
+            archive.write(file, file.name)
+    job = service.submit({"study": tmp_path / "study.zip"}, {"de_identify": True})
+    assert job["state"] == "succeeded", job
+    for name in ("lesions.nii.gz", "dicom_seg.dcm", "dicom_sr.dcm", "dicom_pdf.dcm"):
+        assert service.artifact(job, name) == made[name], name
+    with zipfile.ZipFile(io.BytesIO(service.artifact(job, "dicom_images.zip"))) as images:
+        assert all(images.read(name) == made[name] for name in images.namelist())
+    status, rows = service.call("GET", "/dicom-web/instances")
+    assert status == 200
+    assert {row["0020000D"]["Value"][0] for row in json.loads(rows)} == {pseudonym(f"{ROOT_OF_UIDS.decode()}.1")}
+    service.stop()
+    told = rows + json.dumps(job).encode() + service.log.read_bytes()
+    assert CANARY not in told and ROOT_OF_UIDS not in told
 
 
 def test_images_with_names_in_their_pixels_are_refused(series, tmp_path):

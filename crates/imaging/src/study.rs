@@ -155,15 +155,24 @@ impl Study {
         voxels as f64 * self.grid.voxel_ml()
     }
 
-    /// Cuts further, to the brain that `probability` tells (on any grid, 0 to 1).
+    /// The same of what turned out to be a head: cut further, to the brain that is told (its probability, on any grid), if
+    /// one is believed, with `others` laid there anew.
     ///
     /// # Errors
-    /// [`Error::Grid`]
-    pub fn extracted(self, probability: &Volume<f32>) -> Result<Self, Error> {
+    /// [`Error::Grid`], [`Error::Elsewhere`]
+    pub fn of_a_head(self, brain: Option<&Volume<f32>>, others: &[Sent]) -> Result<Self, Error> {
+        let Some(probability) = brain else {
+            return Ok(Self {
+                extent: Extent::Head,
+                ..self
+            });
+        };
         let (brain, start, grid) = found_in(&self.grid, probability)?;
-        let images = self.images.into_iter();
+        let flair = self.images.into_iter().next();
+        let mut images: Vec<Placed> = flair.map(|f| f.cropped(start, grid)).into_iter().collect();
+        images.extend(placed(others, &grid, &brain)?);
         Ok(Self {
-            images: images.map(|image| image.cropped(start, grid)).collect(),
+            images,
             brain,
             extent: Extent::Extracted,
             grid,
@@ -205,7 +214,7 @@ pub enum Error {
 /// Each [`Error`].
 pub fn assemble(
     flair: &Volume<f32>,
-    others: Vec<Sent>,
+    others: &[Sent],
     spacing_mm: [f64; 3],
 ) -> Result<Study, Error> {
     cut(flair, spacing_mm)?.assemble(others)
@@ -245,7 +254,7 @@ impl Cut {
     ///
     /// # Errors
     /// [`Error::Elsewhere`]
-    pub fn assemble(self, others: Vec<Sent>) -> Result<Study, Error> {
+    pub fn assemble(self, others: &[Sent]) -> Result<Study, Error> {
         let Self {
             grid,
             image,
@@ -253,11 +262,7 @@ impl Cut {
             extent,
         } = self;
         let mut images = vec![image];
-        let placed: Result<Vec<Placed>, Error> = others
-            .into_par_iter()
-            .map(|other| place(&other, &grid, &brain))
-            .collect();
-        images.extend(placed?);
+        images.extend(placed(others, &grid, &brain)?);
         Ok(Study {
             grid,
             images,
@@ -348,6 +353,11 @@ fn found_in(
     let (start, shape) = box_around(&brain).unwrap_or(([0; 3], grid.shape()));
     let cut = grid.crop(start, shape).map_err(Error::Grid)?;
     Ok((brain.cropped(start, cut, 0), start, cut))
+}
+
+fn placed(others: &[Sent], grid: &Grid, brain: &Volume<u8>) -> Result<Vec<Placed>, Error> {
+    let others = others.par_iter();
+    others.map(|other| place(other, grid, brain)).collect()
 }
 
 fn place(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> Result<Placed, Error> {
@@ -459,12 +469,7 @@ mod tests {
         )
         .unwrap();
         let other = Volume::from_fn(moved, |at| 100.0 + moved.centre_of(at).0.length() as f32);
-        let study = assemble(
-            &flair,
-            vec![Sent::by_header(Contrast::T1w, other)],
-            [1.0; 3],
-        )
-        .unwrap();
+        let study = assemble(&flair, &[Sent::by_header(Contrast::T1w, other)], [1.0; 3]).unwrap();
         assert_eq!(study.images[0].contrast, Contrast::Flair);
         assert_eq!(study.extent, Extent::Brain);
         assert_eq!(study.grid.orientation().to_string(), "RAS");
@@ -508,7 +513,7 @@ mod tests {
             (found[0].translation_mm - shift).length() < 0.2,
             "{found:?}"
         );
-        let study = assemble(&flair, others, [2.0; 3]).unwrap();
+        let study = assemble(&flair, &others, [2.0; 3]).unwrap();
         let [flair, t1w] = [0, 1].map(|n| study.images[n].volume.samples());
         let together = flair
             .iter()
@@ -520,7 +525,7 @@ mod tests {
 
     #[test]
     fn the_grid_is_the_box_around_the_brain_with_its_margin() {
-        let study = assemble(&ball(10.0), Vec::new(), [2.0; 3]).unwrap();
+        let study = assemble(&ball(10.0), &[], [2.0; 3]).unwrap();
         assert_eq!(study.grid.shape(), [60 + 2 * MARGIN; 3]);
         assert_eq!(study.images[0].resampling, Resampling::Exact);
     }
@@ -528,17 +533,27 @@ mod tests {
     #[test]
     fn a_brain_within_what_was_taken_for_one_is_cut_out_of_every_contrast() {
         let flair = ball(10.0);
-        let other = Sent::by_header(Contrast::T1w, ball(300.0));
-        let study = assemble(&flair, vec![other], [2.0; 3]).unwrap();
+        // The other contrast ends in the middle of the shell that is no brain.
+        let whole = ball(300.0);
+        let grid = whole.grid().crop([22; 3], [56; 3]).unwrap();
+        let others = [Sent::by_header(
+            Contrast::T1w,
+            whole.cropped([22; 3], grid, 0.0),
+        )];
+        let study = cut(&flair, [2.0; 3]).unwrap().assemble(&others).unwrap();
+        assert!(study.images[1].coverage < 0.99);
         let (grid, before) = (study.grid, study.brain_ml());
         let within = Volume::from_fn(grid, |at| {
             f32::from(u8::from(grid.centre_of(at).0.length() < 40.0))
         });
-        let found = study.extracted(&within).unwrap();
+        let unbelieved = study.clone().of_a_head(None, &others).unwrap();
+        assert_eq!((unbelieved.extent, unbelieved.grid), (Extent::Head, grid));
+        let found = study.of_a_head(Some(&within), &others).unwrap();
         assert_eq!(found.extent, Extent::Extracted);
         assert!(found.grid.voxels() < grid.voxels());
         let share = found.brain_ml() / before;
         assert!((share - (40.0_f64 / 60.0).powi(3)).abs() < 0.01, "{share}");
+        assert!((found.images[1].coverage - 1.0).abs() < 1e-9);
         for (image, value) in found.images.iter().zip([10.0, 300.0]) {
             assert_eq!(image.volume.grid(), &found.grid);
             let [ni, nj, nk] = found.grid.shape();
@@ -553,7 +568,7 @@ mod tests {
     fn a_field_of_view_beyond_any_head_is_refused_before_it_is_laid_out() {
         let grid = Grid::new([128; 3], DAffine3::from_scale(DVec3::splat(10.0))).unwrap();
         let vast = Volume::from_fn(grid, |[i, _, _]| i as f32);
-        let refused = assemble(&vast, Vec::new(), [1.0; 3]);
+        let refused = assemble(&vast, &[], [1.0; 3]);
         assert!(matches!(refused, Err(Error::FieldTooLarge { .. })));
     }
 
@@ -563,11 +578,7 @@ mod tests {
         let far = ball(1.0);
         let grid = Grid::new(far.grid().shape(), there * far.grid().affine()).unwrap();
         let far = Volume::new(grid, far.into_samples()).unwrap();
-        let refused = assemble(
-            &ball(1.0),
-            vec![Sent::by_header(Contrast::T2w, far)],
-            [2.0; 3],
-        );
+        let refused = assemble(&ball(1.0), &[Sent::by_header(Contrast::T2w, far)], [2.0; 3]);
         assert!(matches!(
             refused,
             Err(Error::Elsewhere {

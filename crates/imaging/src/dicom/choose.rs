@@ -1,5 +1,6 @@
 //! Which stack of a study is taken for which contrast, and why the others are not.
 use super::classify::{Class, Confidence};
+use super::deidentify::Pseudonyms;
 use super::stack::Refusal;
 use super::study::{Stack, Study};
 use crate::study::Contrast;
@@ -149,6 +150,26 @@ pub enum NoChoice {
         /// (0020,000E), as it was asked for.
         series_instance_uid: String,
     },
+}
+
+impl NoChoice {
+    /// The same of a study that is to name nobody.
+    #[must_use]
+    pub fn nameless(self, pseudonyms: &Pseudonyms) -> Self {
+        match self {
+            Self::Refused {
+                contrast,
+                series_instance_uid,
+                reason,
+            } => Self::Refused {
+                contrast,
+                series_instance_uid: pseudonyms.uid(&series_instance_uid).as_str().to_owned(),
+                reason,
+            },
+            // What the caller typed is the caller's.
+            other => other,
+        }
+    }
 }
 
 /// Chooses a stack for each contrast: the caller's wishes first, then the site's rules, then

@@ -15,8 +15,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::header::Image;
+use super::protocol::text;
 use super::write::{self, Uid};
-use super::{Error, Identity, Source};
+use super::{Error, Identity, Source, caught, is_uid};
 
 /// What an object says of how it came to be (PS3.3 C.12.1: (0012,0063), at most 64 characters).
 const METHOD: &str = "PS3.15 basic profile by a list of what is kept; pixels unchanged";
@@ -33,7 +34,10 @@ const KEPT: &[Tag] = &[
     tags::PATIENT_POSITION,
     tags::SERIES_NUMBER,
     tags::INSTANCE_NUMBER,
+    tags::ACQUISITION_NUMBER,
     tags::LOSSY_IMAGE_COMPRESSION,
+    tags::LOSSY_IMAGE_COMPRESSION_RATIO,
+    tags::LOSSY_IMAGE_COMPRESSION_METHOD,
     tags::BURNED_IN_ANNOTATION,
     // How it was measured.
     tags::SCANNING_SEQUENCE,
@@ -66,6 +70,11 @@ const KEPT: &[Tag] = &[
     tags::EFFECTIVE_ECHO_TIME,
     tags::INVERSION_TIMES,
     tags::INVERSION_RECOVERY,
+    tags::ECHO_PULSE_SEQUENCE,
+    tags::ECHO_PLANAR_PULSE_SEQUENCE,
+    tags::TEMPORAL_POSITION_IDENTIFIER,
+    tags::DIFFUSION_B_VALUE,
+    tags::DIFFUSION_DIRECTIONALITY,
     tags::PIXEL_PRESENTATION,
     tags::VOLUMETRIC_PROPERTIES,
     tags::VOLUME_BASED_CALCULATION_TECHNIQUE,
@@ -105,6 +114,7 @@ const KEPT: &[Tag] = &[
     tags::FRAME_CONTENT_SEQUENCE,
     tags::FRAME_ACQUISITION_NUMBER,
     tags::DIMENSION_INDEX_VALUES,
+    tags::STACK_ID,
     tags::IN_STACK_POSITION_NUMBER,
     tags::TEMPORAL_POSITION_INDEX,
     tags::MR_IMAGE_FRAME_TYPE_SEQUENCE,
@@ -113,15 +123,12 @@ const KEPT: &[Tag] = &[
     tags::MR_MODIFIER_SEQUENCE,
     tags::MRFOV_GEOMETRY_SEQUENCE,
     tags::MR_AVERAGES_SEQUENCE,
+    tags::MR_DIFFUSION_SEQUENCE,
     tags::DIMENSION_ORGANIZATION_SEQUENCE,
     tags::DIMENSION_INDEX_SEQUENCE,
     tags::DIMENSION_INDEX_POINTER,
     tags::FUNCTIONAL_GROUP_POINTER,
-    // Identifiers, which become others.
-    tags::STUDY_INSTANCE_UID,
-    tags::SERIES_INSTANCE_UID,
-    tags::SOP_INSTANCE_UID,
-    tags::FRAME_OF_REFERENCE_UID,
+    // An identifier, which becomes another; those of study, series, image and frame of reference do, too.
     tags::DIMENSION_ORGANIZATION_UID,
 ];
 
@@ -188,7 +195,7 @@ impl Pseudonyms {
     /// The identifier in place of another one.
     #[must_use]
     pub fn uid(&self, uid: &str) -> Uid {
-        let uid = uid.trim_end_matches(['\0', ' ']);
+        let uid = uid.trim_matches(['\0', ' ']);
         Uid::of("de-identified", &[&self.mac("uid", uid)])
     }
 
@@ -230,12 +237,10 @@ impl Pseudonyms {
         let id = of.attributes().get(tags::PATIENT_ID);
         let id = id.and_then(|id| id.to_str().ok());
         let name = self.patient(id.as_deref().map_or("", str::trim));
-        let text =
-            |tag, vr, text: &str| DataElement::new(tag, vr, PrimitiveValue::from(text.to_owned()));
         let profile = InMemDicomObject::from_element_iter([
-            text(tags::CODE_VALUE, VR::SH, "113100"),
-            text(tags::CODING_SCHEME_DESIGNATOR, VR::SH, "DCM"),
-            text(
+            spoken(tags::CODE_VALUE, VR::SH, "113100"),
+            spoken(tags::CODING_SCHEME_DESIGNATOR, VR::SH, "DCM"),
+            spoken(
                 tags::CODE_MEANING,
                 VR::LO,
                 "Basic Application Confidentiality Profile",
@@ -247,11 +252,11 @@ impl Pseudonyms {
             DataSetSequence::from(vec![profile]),
         );
         let mut attributes = InMemDicomObject::from_element_iter([
-            text(tags::PATIENT_NAME, VR::PN, &name),
-            text(tags::PATIENT_ID, VR::LO, &name),
-            text(tags::PATIENT_IDENTITY_REMOVED, VR::CS, "YES"),
-            text(tags::DEIDENTIFICATION_METHOD, VR::LO, METHOD),
-            text(
+            spoken(tags::PATIENT_NAME, VR::PN, &name),
+            spoken(tags::PATIENT_ID, VR::LO, &name),
+            spoken(tags::PATIENT_IDENTITY_REMOVED, VR::CS, "YES"),
+            spoken(tags::DEIDENTIFICATION_METHOD, VR::LO, METHOD),
+            spoken(
                 tags::LONGITUDINAL_TEMPORAL_INFORMATION_MODIFIED,
                 VR::CS,
                 "REMOVED",
@@ -264,22 +269,15 @@ impl Pseudonyms {
     /// An image without what says whose it is.
     ///
     /// # Errors
-    /// [`Error::Annotated`] if names may stand in its pixels; what decoding says; [`Error::Fault`] if it cannot be
-    /// written.
+    /// [`Error::Annotated`] if names may stand in its pixels; what decoding says; [`Error::Unwritable`].
     pub(super) fn image(&self, image: &Image) -> Result<Nameless, Error> {
-        let said = image.attributes.as_ref().ok_or(Error::Parse)?;
-        let burned_in = said.get(tags::BURNED_IN_ANNOTATION);
-        let burned_in = burned_in.and_then(|e| e.to_str().ok());
-        if burned_in.is_some_and(|yes| yes.trim() == "YES") {
-            return Err(Error::Annotated);
-        }
-        let mut kept = self.kept(said);
+        let said = checked(image)?;
+        let listed: BTreeSet<Tag> = KEPT.iter().copied().collect();
+        let mut kept = self.of_these(&said, &listed);
         let identity = self.identity(&image.identity);
         for element in identity.attributes().iter() {
             kept.put(element.clone());
         }
-        let text =
-            |tag, vr, text: &str| DataElement::new(tag, vr, PrimitiveValue::from(text.to_owned()));
         // These are of type 2: present, if only empty.
         for (tag, vr) in [
             (tags::STUDY_DATE, VR::DA),
@@ -293,28 +291,36 @@ impl Pseudonyms {
         ] {
             kept.put(DataElement::new(tag, vr, PrimitiveValue::Empty));
         }
-        kept.put(text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"));
-        kept.put(text(tags::SOP_CLASS_UID, VR::UI, &image.sop_class));
+        kept.put(spoken(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"));
+        kept.put(spoken(tags::SOP_CLASS_UID, VR::UI, &image.sop_class));
+        for (tag, uid) in [
+            (tags::STUDY_INSTANCE_UID, Some(&image.study)),
+            (tags::SERIES_INSTANCE_UID, Some(&image.series)),
+            (tags::SOP_INSTANCE_UID, Some(&image.sop_instance)),
+            (
+                tags::FRAME_OF_REFERENCE_UID,
+                image.frame_of_reference.as_ref(),
+            ),
+        ] {
+            if let Some(uid) = uid {
+                kept.put(spoken(tag, VR::UI, self.uid(uid).as_str()));
+            }
+        }
         // Nobody took the face away.
-        kept.put(text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "YES"));
+        kept.put(spoken(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "YES"));
         let sop_instance_uid = self.uid(&image.sop_instance);
         kept.put(pixels(image)?);
-        let fault = Error::Fault {
-            part: "DICOM writer",
-        };
-        let meta = write::meta(&image.sop_class, &sop_instance_uid).map_err(|_| fault.clone())?;
-        let mut file = Vec::new();
-        let whole = kept.with_exact_meta(meta);
-        whole.write_all(&mut file).map_err(|_| fault)?;
+        let meta = write::meta(&image.sop_class, &sop_instance_uid);
+        let whole = kept.with_exact_meta(meta.map_err(|_| Error::Unwritable)?);
+        let file = caught("DICOM writer", || {
+            let mut file = Vec::new();
+            let written = whole.write_all(&mut file);
+            written.map_or(Err(Error::Unwritable), |()| Ok(file))
+        })?;
         Ok(Nameless {
             sop_instance_uid,
             file,
         })
-    }
-
-    fn kept(&self, said: &InMemDicomObject) -> InMemDicomObject {
-        let listed: BTreeSet<Tag> = KEPT.iter().copied().collect();
-        self.of_these(said, &listed)
     }
 
     fn of_these(&self, said: &InMemDicomObject, listed: &BTreeSet<Tag>) -> InMemDicomObject {
@@ -331,12 +337,11 @@ impl Pseudonyms {
                     kept.put(DataElement::new(tag, vr, DataSetSequence::from(items)));
                 }
                 Value::Primitive(value) if vr == VR::UI => {
-                    let uid = self.uid(&value.to_str());
-                    kept.put(DataElement::new(
-                        tag,
-                        vr,
-                        PrimitiveValue::from(uid.as_str()),
-                    ));
+                    let said = value.to_str();
+                    if is_uid(said.trim_matches(['\0', ' '])) {
+                        let uid = PrimitiveValue::from(self.uid(&said).as_str());
+                        kept.put(DataElement::new(tag, vr, uid));
+                    }
                 }
                 Value::Primitive(value) if is_plain(tag, vr, value) => {
                     kept.put(DataElement::new(tag, vr, value.clone()));
@@ -346,6 +351,19 @@ impl Pseudonyms {
         }
         kept
     }
+}
+
+/// The attributes of an image in whose pixels no names stand, by what it says.
+///
+/// # Errors
+/// [`Error::Annotated`] unless Burned In Annotation is NO, empty or absent.
+pub(super) fn checked(image: &Image) -> Result<InMemDicomObject, Error> {
+    let said = image.attributes()?;
+    let burned_in = text(&said, tags::BURNED_IN_ANNOTATION);
+    if burned_in.is_some_and(|said| !said.is_empty() && !said.eq_ignore_ascii_case("NO")) {
+        return Err(Error::Annotated);
+    }
+    Ok(said)
 }
 
 /// Whether a value is a number, a pointer, a code, or the maker's own text.
@@ -363,8 +381,13 @@ fn is_plain(tag: Tag, vr: VR, value: &PrimitiveValue) -> bool {
             text.len() <= 16 && text.bytes().all(of_code)
         }),
         VR::LO => BY_THE_MAKER.contains(&tag),
+        VR::SH => tag == tags::STACK_ID && texts.all(|text| text.trim().parse::<u32>().is_ok()),
         _ => false,
     }
+}
+
+fn spoken(tag: Tag, vr: VR, text: &str) -> DataElement<InMemDicomObject> {
+    DataElement::new(tag, vr, PrimitiveValue::from(text.to_owned()))
 }
 
 /// The cells of all frames, as they are without a packing.
@@ -442,8 +465,10 @@ mod tests {
         let study = read(&named());
         let stack = &study.stacks[0];
         let scan = study.decode(stack).unwrap();
-        let images = study.nameless(stack, &pseudonyms()).unwrap();
-        assert_eq!(images.len(), 20);
+        study.names_nobody(stack).unwrap();
+        let images = study.nameless(&[stack, stack], &pseudonyms()).unwrap();
+        assert_eq!(images.len(), 20); // Each once, behind however many contrasts it is.
+        let images: Vec<Nameless> = images.into_iter().map(|(_, image)| image).collect();
         for image in &images {
             for word in [
                 "Doe", "Jane", "4711", "clinic", "2020", "1970", "1.2.3", "1.2.9",
@@ -495,14 +520,39 @@ mod tests {
     }
 
     #[test]
-    fn an_image_with_names_in_its_pixels_is_refused() {
+    fn an_image_in_whose_pixels_names_may_stand_is_refused() {
+        for said in ["YES", "yes", "PERHAPS", "NO\\YES"] {
+            let mut slices = synthetic::head();
+            slices[3].more = synthetic::text((0x28, 0x301), b"CS", said);
+            let study = read(&slices);
+            let refused = study.names_nobody(&study.stacks[0]).unwrap_err();
+            assert_eq!(refused.name(), "annotated", "{said}");
+            let images = study.nameless(&[&study.stacks[0]], &pseudonyms());
+            assert_eq!(images.unwrap_err(), (0, refused));
+        }
         let mut slices = synthetic::head();
-        slices[3].more = synthetic::text((0x28, 0x301), b"CS", "YES");
+        slices[3].more = synthetic::text((0x28, 0x301), b"CS", "NO");
         let study = read(&slices);
-        let refused = study.nameless(&study.stacks[0], &pseudonyms()).unwrap_err();
-        assert!(
-            refused.to_string().contains("BurnedInAnnotation"),
-            "{refused}"
+        assert_eq!(study.names_nobody(&study.stacks[0]), Ok(()));
+    }
+
+    #[test]
+    fn identifiers_that_are_none_become_none() {
+        let mut slices = synthetic::head();
+        for slice in &mut slices {
+            // The last of equal attributes counts.
+            slice.more = synthetic::text((0x20, 0x52), b"UI", " ");
+        }
+        let study = read(&slices);
+        let scan = study.decode(&study.stacks[0]).unwrap();
+        assert_eq!(
+            pseudonyms().source(&scan.source).frame_of_reference_uid,
+            None
         );
+        let constant = pseudonyms().uid("");
+        for (_, image) in study.nameless(&[&study.stacks[0]], &pseudonyms()).unwrap() {
+            assert!(!holds(&image.file, constant.as_str()));
+        }
+        assert_eq!(pseudonyms().uid(" 1.2.3 "), pseudonyms().uid("1.2.3"));
     }
 }

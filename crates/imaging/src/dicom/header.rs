@@ -31,8 +31,8 @@ pub(super) struct Image {
     pub(super) cells: Cells,
     pub(super) pixels: RawPixels,
     pub(super) frames: Vec<Frame>,
-    /// All that the guard let through, if it was to be kept.
-    pub(super) attributes: Option<InMemDicomObject>,
+    /// All that the guard let through, if it was to be kept: bytes, since attributes take many times as much.
+    pub(super) header: Option<Vec<u8>>,
 }
 
 /// One plane of a file.
@@ -51,19 +51,15 @@ pub(super) struct Frame {
 impl Image {
     /// The same, and keeps all its attributes.
     pub(super) fn read_whole(file: &[u8], limits: &Limits) -> Result<Self, Error> {
-        Self::read_with(file, limits, Some)
+        Self::read_with(file, limits, true)
     }
 
     /// Reads a file: guard, header, and whether its pixels are all there; nothing is decoded.
     pub(super) fn read(file: &[u8], limits: &Limits) -> Result<Self, Error> {
-        Self::read_with(file, limits, |_| None)
+        Self::read_with(file, limits, false)
     }
 
-    fn read_with(
-        file: &[u8],
-        limits: &Limits,
-        keep: impl FnOnce(InMemDicomObject) -> Option<InMemDicomObject>,
-    ) -> Result<Self, Error> {
+    fn read_with(file: &[u8], limits: &Limits, keep_header: bool) -> Result<Self, Error> {
         let Checked {
             syntax,
             header,
@@ -110,8 +106,14 @@ impl Image {
             cells,
             pixels,
             frames,
-            attributes: keep(object),
+            header: keep_header.then_some(header),
         })
+    }
+
+    /// All its attributes, if they were to be kept.
+    pub(super) fn attributes(&self) -> Result<InMemDicomObject, Error> {
+        let header = self.header.as_ref().ok_or(Error::Parse)?;
+        parse(header, self.syntax)
     }
 
     /// The values of a frame, counted from 0: columns run fastest.

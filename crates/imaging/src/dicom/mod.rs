@@ -166,8 +166,11 @@ pub enum Error {
         reason: &'static str,
     },
     /// Names may stand in the pixels, so the image cannot be de-identified.
-    #[error("BurnedInAnnotation is YES: names may stand in its pixels")]
+    #[error("BurnedInAnnotation is not NO: names may stand in its pixels")]
     Annotated,
+    /// An image could not be written down again.
+    #[error("the image cannot be written")]
+    Unwritable,
     /// The data set passed the guard, yet could not be parsed.
     #[error("the data set cannot be parsed")]
     Parse,

@@ -151,6 +151,10 @@ impl Refusal {
             Self::TooManyStacks => "too_many_stacks",
             Self::Grid(_) => "no_grid",
             Self::DamagedImage { .. } => "damaged_image",
+            Self::Pixels {
+                reason: super::Error::Annotated,
+                ..
+            } => "annotated",
             Self::Pixels { .. } => "damaged_pixels",
         }
     }

@@ -2,6 +2,7 @@
 use rayon::prelude::*;
 
 use super::classify::{Classified, classify};
+use super::deidentify::checked;
 use super::header::Image;
 use super::protocol::Protocol;
 use super::stack::{Laid, Plane, Refusal, Seen, lay, split};
@@ -59,6 +60,16 @@ impl Stack {
             .map_err(Clone::clone)
     }
 
+    /// The images that it is of, each once with the first of its slices, from 1.
+    fn images(&self) -> Result<Vec<(usize, usize)>, Refusal> {
+        let laid = self.laid.as_ref().map_err(Clone::clone)?;
+        let mut seen = std::collections::BTreeSet::new();
+        let slices = laid.slices.iter().zip(1..);
+        let planes =
+            slices.flat_map(|(planes, slice)| planes.iter().map(move |p| (p.image, slice)));
+        Ok(planes.filter(|(n, _)| seen.insert(*n)).collect())
+    }
+
     /// How many images or frames it has.
     #[must_use]
     pub fn planes(&self) -> usize {
@@ -97,7 +108,7 @@ impl Study {
         Self::read_by(Image::read, files, limits)
     }
 
-    /// The same, and keeps what [`Study::nameless`] needs.
+    /// The same, and keeps what [`Study::nameless`] and [`Study::names_nobody`] need.
     ///
     /// # Errors
     /// As [`Study::read`].
@@ -210,30 +221,65 @@ impl Study {
         })
     }
 
-    /// The images of a stack, each once in the order of its slices, without what says whose they are.
+    /// The images of stacks, each once, in the order of the stacks and their slices, without what says whose they are;
+    /// with each the place of its stack among `stacks`. An image is whole, whatever of its frames a stack is of.
     ///
     /// # Errors
-    /// What [`Stack::grid`] says; [`Refusal::Pixels`] for an image that cannot be de-identified or decoded, and for
-    /// all of a study that was not read by [`Study::read_whole`].
+    /// As [`Study::names_nobody`], or what decoding says, with the place of the stack.
     pub fn nameless(
         &self,
-        stack: &Stack,
+        stacks: &[&Stack],
         pseudonyms: &Pseudonyms,
-    ) -> Result<Vec<Nameless>, Refusal> {
-        let laid = stack.laid.as_ref().map_err(Clone::clone)?;
+    ) -> Result<Vec<(usize, Nameless)>, (usize, Refusal)> {
         let mut seen = std::collections::BTreeSet::new();
-        let planes = laid.slices.iter().zip(1..);
-        let planes =
-            planes.flat_map(|(planes, slice)| planes.iter().map(move |p| (p.image, slice)));
-        let images: Vec<(usize, usize)> = planes.filter(|(n, _)| seen.insert(*n)).collect();
-        images
+        let mut wanted = Vec::new();
+        for (place, stack) in stacks.iter().enumerate() {
+            let images = stack.images().map_err(|refusal| (place, refusal))?;
+            wanted.extend(
+                images
+                    .into_iter()
+                    .filter(|(n, _)| seen.insert(*n))
+                    .map(|(n, slice)| (place, n, slice)),
+            );
+        }
+        wanted
             .into_par_iter()
-            .filter_map(|(n, slice)| Some((self.images.get(n)?, slice)))
-            .map(|(image, slice)| {
+            .filter_map(|(place, n, slice)| Some((place, self.images.get(n)?, slice)))
+            .map(|(place, image, slice)| {
                 let made = pseudonyms.image(image);
-                made.map_err(|reason| Refusal::Pixels { slice, reason })
+                let refused = |reason| (place, Refusal::Pixels { slice, reason });
+                made.map(|made| (place, made)).map_err(refused)
             })
             .collect()
+    }
+
+    /// Whether no names stand in the pixels of a stack, by what its images say.
+    ///
+    /// # Errors
+    /// What [`Stack::grid`] says; [`Refusal::Pixels`] for an image with names, and for all of a study that was not read
+    /// by [`Study::read_whole`].
+    pub fn names_nobody(&self, stack: &Stack) -> Result<(), Refusal> {
+        let images = stack.images()?;
+        let images = images.into_par_iter();
+        images.try_for_each(|(n, slice)| {
+            let checked = self
+                .images
+                .get(n)
+                .map_or(Ok(()), |image| checked(image).map(drop));
+            checked.map_err(|reason| Refusal::Pixels { slice, reason })
+        })
+    }
+
+    /// The samples of the images behind stacks, of all their frames.
+    #[must_use]
+    pub fn samples_behind(&self, stacks: &[&Stack]) -> u64 {
+        let images = stacks.iter().filter_map(|stack| stack.images().ok());
+        let images: std::collections::BTreeSet<usize> = images.flatten().map(|(n, _)| n).collect();
+        let images = images.into_iter().filter_map(|n| self.images.get(n));
+        let samples = |image: &Image| image.cells.in_frame().saturating_mul(image.cells.frames);
+        images.fold(0, |sum: u64, image| {
+            sum.saturating_add(samples(image) as u64)
+        })
     }
 
     /// Decodes every image and frame by itself, whether it is part of a volume or not: columns run fastest.

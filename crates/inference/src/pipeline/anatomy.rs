@@ -128,9 +128,14 @@ pub(super) fn hear(
         None => return Ok(None),
     };
     let told = shown.hear(run, cancel)?;
+    let first_s = told.network_s;
     let told = match stripped_ml {
         Some(ml) if told.anatomy.brain_ml() < LEAST_OF_SUPPORT * ml => {
-            told_of_head(flair, run, cancel)?.unwrap_or(told)
+            let (of_head, network_s) = told_of_head(flair, run, cancel)?;
+            Told {
+                network_s: first_s + network_s,
+                ..of_head.unwrap_or(told)
+            }
         }
         _ => told,
     };
@@ -146,23 +151,25 @@ pub(super) fn hear(
     Ok(Some(told))
 }
 
-/// What the network tells of a scan shown as a head, if it finds enough scalp on it.
+/// What the network tells of a scan shown as a head, if it finds enough scalp on it; and its seconds.
 fn told_of_head(
     flair: &Volume<f32>,
     run: Run<'_>,
     cancel: &Arc<Cancel>,
-) -> Result<Option<Told>, Error> {
+) -> Result<(Option<Told>, f64), Error> {
     let Some(Ok(shown)) = show(flair, Extent::Head, run, cancel)? else {
-        return Ok(None);
+        return Ok((None, 0.0));
     };
     let showing = &shown.model.manifest.showing;
     let view = shown.view.clone();
     let told = shown.hear(run, cancel)?;
     let is_head = told.anatomy.scalp_share(&view, showing) >= LEAST_SCALP;
-    Ok(is_head.then_some(Told {
+    let network_s = told.network_s;
+    let of_head = is_head.then_some(Told {
         is_a_head_after_all: true,
         ..told
-    }))
+    });
+    Ok((of_head, network_s))
 }
 
 impl Shown<'_> {

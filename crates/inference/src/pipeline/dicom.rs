@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::intake::{Decoded, Taken};
 use super::needs::ScanSize;
-use super::{Artifact, Error, MediaType, Settings, error};
+use super::{Artifact, Error, MediaType, Output, Settings, error};
 use crate::report::{SeriesReport, Warning};
 
 /// A DICOM study with its choice of series; nothing is decoded yet.
@@ -21,18 +21,18 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Reads the headers of a study's files, and chooses.
+    /// Reads the headers of a study's files, and chooses; `whole` if its images are to be written again without names.
     ///
     /// # Errors
     /// [`Error::Dicom`], [`Error::Choice`]
     pub(super) fn of(
         files: Vec<Vec<u8>>,
-        settings: &Settings,
+        wishes: &[Wish],
         rules: &[SiteRule],
+        whole: bool,
     ) -> Result<Self, Error> {
-        let wishes = &settings.series;
         let bytes = files.iter().map(|file| file.len() as u64).sum();
-        let study = if settings.de_identify {
+        let study = if whole {
             Study::read_whole(files, &Limits::CLINICAL)
         } else {
             Study::read(files, &Limits::CLINICAL)
@@ -62,24 +62,33 @@ impl Selection {
     /// [`Error::Archive`], and as [`Selection::of`].
     pub(super) fn of_zip(
         zip: &[u8],
-        settings: &Settings,
+        wishes: &[Wish],
         rules: &[SiteRule],
+        whole: bool,
     ) -> Result<Self, Error> {
         let files = members(zip, &Limits::CLINICAL).map_err(Error::Archive)?;
-        Self::of(files, settings, rules)
+        Self::of(files, wishes, rules, whole)
     }
 
     /// The contrasts that were chosen, and what each unpacks to.
     #[must_use]
     pub fn scans(&self) -> Vec<ScanSize> {
+        let stacks = self.choice.chosen.iter();
+        let stacks = stacks.filter_map(|chosen| self.study.stacks.get(chosen.stack));
+        let samples = self.study.samples_behind(&stacks.collect::<Vec<_>>());
         let chosen = self.choice.chosen.iter();
         chosen
             .filter_map(|chosen| {
                 let grid = self.study.stacks.get(chosen.stack)?.grid().ok()?;
                 // The files of all series are held together, so the FLAIR's share stands for them.
                 let of_flair = chosen.contrast == Contrast::Flair;
-                let file_bytes = if of_flair { self.bytes } else { 0 };
-                Some(ScanSize::of_grid(chosen.contrast, &grid, file_bytes))
+                let (file_bytes, samples) = if of_flair {
+                    (self.bytes, samples)
+                } else {
+                    (0, 0)
+                };
+                let size = ScanSize::of_grid(chosen.contrast, &grid, file_bytes);
+                Some(size.with_images(samples))
             })
             .collect()
     }
@@ -87,14 +96,15 @@ impl Selection {
     /// Decodes what was chosen. A contrast beside the FLAIR whose pixels cannot be decoded, or that cannot be
     /// de-identified, is left out, with its reason, unless the caller named its series.
     ///
-    /// With `pseudonyms` nothing that is taken says whose it is.
+    /// With `pseudonyms` nothing that is taken says whose it is, and the images come along if they were asked for.
     pub(super) fn decode(
         mut self,
-        wishes: &[Wish],
+        settings: &Settings,
         pseudonyms: Option<&Pseudonyms>,
     ) -> Result<Taken, Error> {
+        let wishes = &settings.series;
         let mut decoded = Vec::new();
-        let mut images = Vec::new();
+        let mut taken = Vec::new();
         let mut source = None;
         let mut also = Vec::new();
         for chosen in std::mem::take(&mut self.choice.chosen) {
@@ -102,9 +112,9 @@ impl Selection {
             let Some(stack) = self.study.stacks.get(chosen.stack) else {
                 continue;
             };
-            match self.scan(stack, contrast, pseudonyms) {
-                Ok((scan, files)) => {
-                    images.extend(files);
+            match self.scan(stack, pseudonyms) {
+                Ok(scan) => {
+                    taken.push((contrast, stack));
                     let values = scan.volume.samples().iter().flat_map(|v| v.to_le_bytes());
                     let mut hash = Sha256::new();
                     hash.update(values.collect::<Vec<u8>>());
@@ -139,6 +149,8 @@ impl Selection {
         let series_uid = |uid: &str| {
             pseudonyms.map_or_else(|| uid.to_owned(), |p| p.uid(uid).as_str().to_owned())
         };
+        let pseudonyms = pseudonyms.filter(|_| settings.outputs.contains(&Output::DicomImages));
+        let images = pseudonyms.map_or(Ok(Vec::new()), |p| self.images(&taken, p))?;
         let warnings = self.warnings(series_uid);
         let series = self.choice.series.iter();
         Ok(Taken {
@@ -151,26 +163,36 @@ impl Selection {
         })
     }
 
-    /// A stack decoded, and with `pseudonyms` its images without what says whose they are.
-    fn scan(
-        &self,
-        stack: &Stack,
-        contrast: Contrast,
-        pseudonyms: Option<&Pseudonyms>,
-    ) -> Result<(Scan, Vec<Artifact>), Refusal> {
+    /// A stack decoded; with `pseudonyms` in whose pixels no names stand, and whose source says none.
+    fn scan(&self, stack: &Stack, pseudonyms: Option<&Pseudonyms>) -> Result<Scan, Refusal> {
         let mut scan = self.study.decode(stack)?;
-        let Some(pseudonyms) = pseudonyms else {
-            return Ok((scan, Vec::new()));
-        };
-        scan.source = pseudonyms.source(&scan.source);
-        let images = self.study.nameless(stack, pseudonyms)?;
+        if let Some(pseudonyms) = pseudonyms {
+            self.study.names_nobody(stack)?;
+            scan.source = pseudonyms.source(&scan.source);
+        }
+        Ok(scan)
+    }
+
+    /// The images of what was taken, without what says whose they are.
+    fn images(
+        &self,
+        taken: &[(Contrast, &Stack)],
+        pseudonyms: &Pseudonyms,
+    ) -> Result<Vec<Artifact>, Error> {
+        let stacks: Vec<&Stack> = taken.iter().map(|(_, stack)| *stack).collect();
+        let contrast_of = |place: usize| taken.get(place).map_or(Contrast::Flair, |(c, _)| *c);
+        let images = self.study.nameless(&stacks, pseudonyms);
+        let images = images.map_err(|(place, reason)| Error::Stack {
+            contrast: contrast_of(place),
+            reason,
+        })?;
         let numbered = images.into_iter().zip(1..);
-        let files = numbered.map(|(image, n)| Artifact {
-            name: format!("{contrast}/{n:04}.dcm"),
+        let files = numbered.map(|((place, image), n)| Artifact {
+            name: format!("{}/{n:04}.dcm", contrast_of(place)),
             media_type: MediaType::Dicom,
             bytes: image.file,
         });
-        Ok((scan, files.collect()))
+        Ok(files.collect())
     }
 
     fn warnings(&self, series_uid: impl Fn(&str) -> String) -> Vec<Warning> {

@@ -129,6 +129,14 @@ impl Error {
                     },
                 ..
             } => Code::NotDeIdentifiable,
+            Self::Stack {
+                reason:
+                    dicom::Refusal::Pixels {
+                        reason: dicom::Error::Unwritable,
+                        ..
+                    },
+                ..
+            } => Code::Internal,
             // `NoChoice` may grow; what it adds is a series that cannot be taken.
             Self::Stack { .. } | Self::Choice(_) => Code::UnusableSeries,
             Self::Duplicate { .. } => Code::DuplicatePart,

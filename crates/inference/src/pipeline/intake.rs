@@ -81,6 +81,7 @@ pub(super) fn take<T: Send>(
     first_look: impl FnOnce(&Volume<f32>) -> Result<T, Error> + Send,
 ) -> Result<(Taken, T), Error> {
     let settings = run.settings;
+    let (wishes, whole) = (&settings.series, settings.de_identify);
     let selection = match input {
         Input::Contrasts(files) => {
             let contrasts: Vec<Contrast> = files.iter().map(|file| file.contrast).collect();
@@ -96,14 +97,18 @@ pub(super) fn take<T: Send>(
             };
             return Ok((taken, looked));
         }
-        Input::Dicom(files) => Selection::of(files, settings, run.rules)?,
-        Input::DicomZip(zip) => Selection::of_zip(&zip, settings, run.rules)?,
+        Input::Dicom(files) => Selection::of(files, wishes, run.rules, whole),
+        Input::DicomZip(zip) => Selection::of_zip(&zip, wishes, run.rules, whole),
     };
     let pseudonyms = match run.pseudonyms {
         None if settings.de_identify => return Err(Error::NoPseudonyms),
         pseudonyms => pseudonyms.filter(|_| settings.de_identify),
     };
-    let taken = selection.decode(&settings.series, pseudonyms)?;
+    let selection = selection.map_err(|error| match (error, pseudonyms) {
+        (Error::Choice(choice), Some(pseudonyms)) => Error::Choice(choice.nameless(pseudonyms)),
+        (error, _) => error,
+    });
+    let taken = selection?.decode(settings, pseudonyms)?;
     let contrasts: Vec<Contrast> = taken.decoded.iter().map(|scan| scan.contrast).collect();
     check_contrasts(&contrasts, run.model)?;
     let flair = taken

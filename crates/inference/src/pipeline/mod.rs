@@ -156,7 +156,7 @@ impl Segmenter {
     /// # Errors
     /// [`Error::Archive`], [`Error::Dicom`], [`Error::Choice`]: what [`Segmenter::segment`] would say.
     pub fn select(&self, zip: &[u8], settings: &Settings) -> Result<Selection, Error> {
-        Selection::of_zip(zip, settings, &self.rules)
+        Selection::of_zip(zip, &settings.series, &self.rules, false)
     }
 
     /// Finds the brain in a head, and the regions of lesions, by an anatomy network.
@@ -366,7 +366,7 @@ fn first_look<'a>(
 
 /// The contrasts beside the FLAIR, laid there or waiting for its brain to be found.
 enum Beside {
-    Laid(Study),
+    Laid(Study, Vec<Sent>),
     Waiting(Cut, Vec<Sent>),
 }
 
@@ -374,8 +374,8 @@ impl Beside {
     /// What the sender stripped is believed, so its box is known; a head's is told by the anatomy network.
     fn lay(cut: Cut, others: Vec<Sent>) -> Result<Self, Error> {
         if cut.extent() == Extent::Brain {
-            let study = cut.assemble(others).map_err(Error::Study)?;
-            Ok(Self::Laid(study))
+            let study = cut.assemble(&others).map_err(Error::Study)?;
+            Ok(Self::Laid(study, others))
         } else {
             Ok(Self::Waiting(cut, others))
         }
@@ -384,7 +384,7 @@ impl Beside {
     /// The brain that the sender left, millilitres.
     fn stripped_ml(&self) -> Option<f64> {
         match self {
-            Self::Laid(study) => Some(study.brain_ml()),
+            Self::Laid(study, _) => Some(study.brain_ml()),
             Self::Waiting(..) => None,
         }
     }
@@ -392,15 +392,16 @@ impl Beside {
     /// The study; of a head, in the box of the brain that was found in it.
     fn study(self, told: Option<&Told>) -> Result<Study, Error> {
         match (self, told) {
-            (Self::Laid(study), Some(told)) if told.is_a_head_after_all && told.is_believed => {
-                study.extracted(&told.anatomy.brain).map_err(Error::Study)
+            (Self::Laid(study, others), Some(told)) if told.is_a_head_after_all => {
+                let brain = told.is_believed.then_some(&told.anatomy.brain);
+                study.of_a_head(brain, &others).map_err(Error::Study)
             }
-            (Self::Laid(study), _) => Ok(study),
+            (Self::Laid(study, _), _) => Ok(study),
             (Self::Waiting(cut, others), Some(told)) if told.is_believed => cut
                 .extracted(&told.anatomy.brain)
-                .and_then(|cut| cut.assemble(others))
+                .and_then(|cut| cut.assemble(&others))
                 .map_err(Error::Study),
-            (Self::Waiting(cut, others), _) => cut.assemble(others).map_err(Error::Study),
+            (Self::Waiting(cut, others), _) => cut.assemble(&others).map_err(Error::Study),
         }
     }
 }

@@ -15,8 +15,8 @@ const GRID_VOLUMES: f64 = 4.0;
 /// Volumes on the FLAIR's grid after the network: probability, components, what is being packed.
 const RESULT_VOLUMES: f64 = 3.0;
 
-/// Volumes of a contrast as de-identified images, as they are and packed.
-const NAMELESS_VOLUMES: f64 = 2.0;
+/// Copies of its samples while an image is written without names: as numbers, as a file, packed.
+const NAMELESS_COPIES: f64 = 3.0;
 
 /// What a study is thought to need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct ScanSize {
     spacing_mm: Option<[f64; 3]>,
     voxel_bytes: usize,
     file_bytes: u64,
+    /// Samples of the DICOM images behind it and those beside it, of all their frames.
+    image_samples: u64,
 }
 
 impl ScanSize {
@@ -49,6 +51,7 @@ impl ScanSize {
             spacing_mm: placement.map(|placement| placement.grid.spacing_mm()),
             voxel_bytes: header.datatype.bytes(),
             file_bytes,
+            image_samples: 0,
         }
     }
 
@@ -61,6 +64,16 @@ impl ScanSize {
             spacing_mm: Some(grid.spacing_mm()),
             voxel_bytes: size_of::<f32>(),
             file_bytes,
+            image_samples: 0,
+        }
+    }
+
+    /// With so many samples in the images that a de-identified study gives back.
+    #[must_use]
+    pub fn with_images(self, image_samples: u64) -> Self {
+        Self {
+            image_samples,
+            ..self
         }
     }
 }
@@ -87,7 +100,9 @@ impl Needs {
             let widest = scan.voxel_bytes.max(4) as f64;
             memory += scan.file_bytes as f64 + voxels * widest * NATIVE_VOLUMES;
             if settings.de_identify {
-                memory += voxels * 4.0 * NAMELESS_VOLUMES;
+                // Headers are kept beside the pixels.
+                memory += scan.file_bytes as f64;
+                memory += scan.image_samples as f64 * 4.0 * NAMELESS_COPIES;
             }
             if manifest.input.contrasts.contains(&scan.contrast) {
                 images += 1.0;
@@ -159,7 +174,8 @@ mod tests {
             shape: [100, 200, 50],
             spacing_mm: Some([1.0, 1.0, 4.0]),
             voxel_bytes: 2,
-            file_bytes: 0,
+            file_bytes: 1000,
+            image_samples: 1_000_000,
         };
         Needs::of(&[flair], &manifest, Some(&parts), &settings)
     }
@@ -181,7 +197,7 @@ mod tests {
         let named = needs_of(&Asked::default());
         assert_eq!(
             nameless.memory_bytes - named.memory_bytes,
-            1_000_000 * 4 * 2
+            1000 + 1_000_000 * 4 * 3
         );
     }
 
