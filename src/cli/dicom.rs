@@ -1,5 +1,5 @@
 //! DICOM studies on the command line and in settings: their files, a site's rules, and a key for pseudonyms.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dawson_imaging::dicom::{Limits, Pseudonyms, SiteRule};
 use dawson_inference::pipeline::{Input, series_rules};
@@ -7,6 +7,15 @@ use dawson_inference::problem::Code;
 
 use super::Failure;
 use crate::files;
+
+/// The file that an option names, else the environment. A variable may be there for a server's sake and say nothing of this
+/// study, so it does not count as the option: that one is refused where it means nothing.
+pub(super) fn named(option: Option<&Path>, variable: &str) -> Option<PathBuf> {
+    let variable = || std::env::var_os(variable).filter(|name| !name.is_empty());
+    option
+        .map(Path::to_owned)
+        .or_else(|| variable().map(PathBuf::from))
+}
 
 /// A site's rules, as `--series-rules` and the setting `series_rules` name them; none if no file is named.
 pub(super) fn series_rules_of(path: Option<&Path>) -> Result<Vec<SiteRule>, Failure> {

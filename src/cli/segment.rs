@@ -58,12 +58,20 @@ pub(super) struct Args {
     /// With --dicom: the series that is a contrast, such as flair=1.2.840.1 (repeat for others)
     #[arg(long, value_name = "CONTRAST=UID", requires = "dicom", value_parser = wish)]
     series: Vec<Wish>,
-    /// With --dicom: the site's rules on how it names its series (TOML)
-    #[arg(long, value_name = "FILE", env = "DAWSON_SERIES_RULES")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "dicom",
+        help = "With --dicom: the site's rules on how it names its series (TOML) [env: DAWSON_SERIES_RULES]"
+    )]
     series_rules: Option<PathBuf>,
-    /// With --de-identify: a file of 64 hexadecimal digits, the same of which give the same pseudonyms and UIDs [default: drawn
-    /// for this run]
-    #[arg(long, value_name = "FILE", env = "DAWSON_DE_IDENTIFY_KEY")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "de_identify",
+        help = "With --de-identify: a file of 64 hexadecimal digits, the same of which give the same pseudonyms and \
+                UIDs [default: drawn for this run] [env: DAWSON_DE_IDENTIFY_KEY]"
+    )]
     de_identify_key: Option<PathBuf>,
     /// A table of studies (CSV); the network stays loaded, a failed study does not stop the others
     #[arg(long, value_name = "FILE")]
@@ -222,20 +230,17 @@ impl SettingsArgs {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let (segmenter, model) = args
+    let (mut segmenter, model) = args
         .engine
         .open(&args.settings.model, args.settings.precision.0)?;
-    // Both files may be named by the environment, for studies of another kind.
-    let rules = args
-        .series_rules
-        .as_deref()
-        .filter(|_| args.dicom.is_some());
-    let segmenter = segmenter.with_series_rules(dicom::series_rules_of(rules)?);
-    let segmenter = if args.settings.de_identify {
-        segmenter.with_pseudonyms(dicom::pseudonyms_of(args.de_identify_key.as_deref())?)
-    } else {
-        segmenter
-    };
+    if args.dicom.is_some() {
+        let rules = dicom::named(args.series_rules.as_deref(), "DAWSON_SERIES_RULES");
+        segmenter = segmenter.with_series_rules(dicom::series_rules_of(rules.as_deref())?);
+    }
+    if args.settings.de_identify {
+        let key = dicom::named(args.de_identify_key.as_deref(), "DAWSON_DE_IDENTIFY_KEY");
+        segmenter = segmenter.with_pseudonyms(dicom::pseudonyms_of(key.as_deref())?);
+    }
     let settings = args.settings.resolve(&args.series, &model)?;
     let work = Work {
         segmenter,

@@ -198,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn a_route_whose_results_name_nobody_files_none() {
+        let rules = |send_to: &str| {
+            let archive = "[[destination]]\nname = \"p\"\nae_title = \"P\"\naddress = \"h:104\"\n";
+            let route = "[[route]]\noptions = { de_identify = true }\n";
+            PacsFile::parse(&format!("{archive}{route}{send_to}"))
+                .unwrap()
+                .rules()
+        };
+        assert!(rules("").is_ok());
+        let refused = rules("send_to = [\"p\"]").unwrap_err().to_string();
+        assert!(refused.contains("exclude each other"), "{refused}");
+    }
+
+    #[test]
     fn commitment_is_asked_for_only_where_the_table_says_so() {
         let waits = |more: &str| {
             let table = "[[destination]]\nname = \"p\"\nae_title = \"P\"\naddress = \"h:104\"\n";

@@ -167,12 +167,19 @@ def test_the_lesions_are_those_of_the_named_study_and_of_the_nameless_images(ser
         assert (tmp_path / out / "lesions.nii.gz").read_bytes() == made["lesions.nii.gz"], out
 
 
-def test_a_key_gives_the_same_bytes_again_and_no_key_other_names(series, made, tmp_path):
+def test_a_key_gives_the_same_bytes_again_and_no_key_other_names(series, made, tmp_path, monkeypatch):
     (tmp_path / "key").write_text(KEY.hex())
     for key in (["--de-identify-key", tmp_path / "key"], []):
         assert segment(series, tmp_path / "out", "--de-identify", *key).returncode == 0
         same = (tmp_path / "out" / "dicom_seg.dcm").read_bytes() == made["dicom_seg.dcm"]
         assert same == bool(key)
+    # A variable that is there for a server's sake asks nothing of a named study; the option does.
+    monkeypatch.setenv("DAWSON_DE_IDENTIFY_KEY", str(tmp_path / "key"))
+    assert segment(series, tmp_path / "out", "--de-identify").returncode == 0
+    assert (tmp_path / "out" / "dicom_seg.dcm").read_bytes() == made["dicom_seg.dcm"]
+    assert segment(series, tmp_path / "out").returncode == 0
+    done = segment(series, tmp_path / "out", "--de-identify-key", tmp_path / "key")
+    assert done.returncode != 0 and b"--de-identify" in done.stderr
     (tmp_path / "key").write_text("no key")
     done = segment(series, tmp_path / "out", "--de-identify", "--de-identify-key", tmp_path / "key")
     assert done.returncode != 0 and b"64 hexadecimal digits" in done.stderr
@@ -206,3 +213,26 @@ def test_images_with_names_in_their_pixels_are_refused(series, tmp_path):
     assert segment(tmp_path, tmp_path / "named").returncode == 0
     done = segment(tmp_path, tmp_path / "out", "--de-identify")
     assert done.returncode == 3 and b"BurnedInAnnotation" in done.stderr, done.stderr
+
+
+def test_a_contrast_with_names_in_its_pixels_is_left_out_beside_a_flair_without(series, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    for file in sorted(series.glob("*.dcm")):
+        (study / file.name).write_bytes(file.read_bytes())
+        image = pydicom.dcmread(file)
+        if "PerFrameFunctionalGroupsSequence" in image:
+            pytest.skip("a classic series is made into a T2w here")
+        del image.InversionTime
+        image.ScanningSequence, image.BurnedInAnnotation = "SE", "YES"
+        image.SeriesInstanceUID = f"{ROOT_OF_UIDS.decode()}.5"
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{image.SOPInstanceUID}.5"
+        image.save_as(study / f"t2-{file.name}")
+    for flags, decided in (([], "chosen"), (["--de-identify"], "refused")):
+        assert segment(study, tmp_path / "out", *flags).returncode == 0
+        rows = json.loads((tmp_path / "out" / "report.json").read_text())["study"]["series"]
+        (row,) = [row for row in rows if row["class"] == "t2w"]
+        assert row["decision"] == decided, rows
+    assert row["reason"] == "annotated"
+    with zipfile.ZipFile(tmp_path / "out" / "dicom_images.zip") as images:
+        assert {name.split("/")[0] for name in images.namelist()} == {"flair"}

@@ -94,7 +94,7 @@ codes! {
     /// are missing, doubled, uneven or sheared, positions are missing, or it is a mosaic. The detail says
     /// which. Send the series whole, or name another one in the option series.
     UnusableSeries = "unusable_series", Invalid, 422, 3, "A series cannot be used";
-    /// An image says that names are burned into its pixels (Burned In Annotation is YES), and nothing here takes them
+    /// An image says that names are burned into its pixels (Burned In Annotation is not NO), and nothing here takes them
     /// out. Send images without annotations, or do not ask for de-identification.
     NotDeIdentifiable = "not_de_identifiable", Invalid, 422, 3, "An image cannot be de-identified";
     /// The option series names a series that is not in the study.

@@ -152,15 +152,6 @@ const BY_THE_MAKER: &[Tag] = &[
     tags::SOFTWARE_VERSIONS,
 ];
 
-/// A de-identified image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nameless {
-    /// Its new SOP Instance UID.
-    pub sop_instance_uid: Uid,
-    /// The bytes of the file, Explicit VR Little Endian.
-    pub file: Vec<u8>,
-}
-
 /// Other names for patients, studies, series and images.
 #[derive(Clone)]
 pub struct Pseudonyms {
@@ -234,9 +225,8 @@ impl Pseudonyms {
 
     /// The patient's pseudonym, and what says that it is one.
     fn identity(&self, of: &Identity) -> Identity {
-        let id = of.attributes().get(tags::PATIENT_ID);
-        let id = id.and_then(|id| id.to_str().ok());
-        let name = self.patient(id.as_deref().map_or("", str::trim));
+        let id = text(of.attributes(), tags::PATIENT_ID);
+        let name = self.patient(&id.unwrap_or_default());
         let profile = InMemDicomObject::from_element_iter([
             spoken(tags::CODE_VALUE, VR::SH, "113100"),
             spoken(tags::CODING_SCHEME_DESIGNATOR, VR::SH, "DCM"),
@@ -266,11 +256,11 @@ impl Pseudonyms {
         Identity::made(attributes)
     }
 
-    /// An image without what says whose it is.
+    /// The file of an image without what says whose it is, Explicit VR Little Endian.
     ///
     /// # Errors
     /// [`Error::Annotated`] if names may stand in its pixels; what decoding says; [`Error::Unwritable`].
-    pub(super) fn image(&self, image: &Image) -> Result<Nameless, Error> {
+    pub(super) fn image(&self, image: &Image) -> Result<Vec<u8>, Error> {
         let said = checked(image)?;
         let listed: BTreeSet<Tag> = KEPT.iter().copied().collect();
         let mut kept = self.of_these(&said, &listed);
@@ -278,18 +268,11 @@ impl Pseudonyms {
         for element in identity.attributes().iter() {
             kept.put(element.clone());
         }
-        // These are of type 2: present, if only empty.
-        for (tag, vr) in [
-            (tags::STUDY_DATE, VR::DA),
-            (tags::STUDY_TIME, VR::TM),
-            (tags::ACCESSION_NUMBER, VR::SH),
-            (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
-            (tags::PATIENT_BIRTH_DATE, VR::DA),
-            (tags::PATIENT_SEX, VR::CS),
-            (tags::STUDY_ID, VR::SH),
-            (tags::POSITION_REFERENCE_INDICATOR, VR::LO),
-        ] {
-            kept.put(DataElement::new(tag, vr, PrimitiveValue::Empty));
+        let place = (tags::POSITION_REFERENCE_INDICATOR, VR::LO);
+        for (tag, vr) in write::TYPE_2.into_iter().chain([place]) {
+            if kept.get(tag).is_none() {
+                kept.put(DataElement::new(tag, vr, PrimitiveValue::Empty));
+            }
         }
         kept.put(spoken(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"));
         kept.put(spoken(tags::SOP_CLASS_UID, VR::UI, &image.sop_class));
@@ -308,18 +291,13 @@ impl Pseudonyms {
         }
         // Nobody took the face away.
         kept.put(spoken(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "YES"));
-        let sop_instance_uid = self.uid(&image.sop_instance);
         kept.put(pixels(image)?);
-        let meta = write::meta(&image.sop_class, &sop_instance_uid);
+        let meta = write::meta(&image.sop_class, &self.uid(&image.sop_instance));
         let whole = kept.with_exact_meta(meta.map_err(|_| Error::Unwritable)?);
-        let file = caught("DICOM writer", || {
+        caught("DICOM writer", || {
             let mut file = Vec::new();
             let written = whole.write_all(&mut file);
             written.map_or(Err(Error::Unwritable), |()| Ok(file))
-        })?;
-        Ok(Nameless {
-            sop_instance_uid,
-            file,
         })
     }
 
@@ -468,19 +446,18 @@ mod tests {
         study.names_nobody(stack).unwrap();
         let images = study.nameless(&[stack, stack], &pseudonyms()).unwrap();
         assert_eq!(images.len(), 20); // Each once, behind however many contrasts it is.
-        let images: Vec<Nameless> = images.into_iter().map(|(_, image)| image).collect();
+        let images: Vec<Vec<u8>> = images.into_iter().map(|(_, image)| image).collect();
         for image in &images {
             for word in [
                 "Doe", "Jane", "4711", "clinic", "2020", "1970", "1.2.3", "1.2.9",
             ] {
-                assert!(!holds(&image.file, word), "{word}");
+                assert!(!holds(image, word), "{word}");
             }
             for word in ["MAKER", "19000101", "113100", "ORIGINAL\\PRIMARY", "2500"] {
-                assert!(holds(&image.file, word), "{word}");
+                assert!(holds(image, word), "{word}");
             }
         }
-        let files = images.iter().map(|image| image.file.clone());
-        let again = Study::read(files, &Limits::CLINICAL).unwrap();
+        let again = Study::read(images, &Limits::CLINICAL).unwrap();
         let found = again.decode(&again.stacks[0]).unwrap();
         assert_eq!(found.volume, scan.volume);
         // What results say of their source is what the images say of themselves.
@@ -551,7 +528,7 @@ mod tests {
         );
         let constant = pseudonyms().uid("");
         for (_, image) in study.nameless(&[&study.stacks[0]], &pseudonyms()).unwrap() {
-            assert!(!holds(&image.file, constant.as_str()));
+            assert!(!holds(&image, constant.as_str()));
         }
         assert_eq!(pseudonyms().uid(" 1.2.3 "), pseudonyms().uid("1.2.3"));
     }

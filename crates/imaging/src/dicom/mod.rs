@@ -39,12 +39,12 @@ pub mod write;
 pub use archive::{members, packed};
 pub use choose::{Choice, Chosen, Decision, NoChoice, SeriesRow, SiteRule, Wish, choose};
 pub use classify::{Class, Classified, Confidence};
-pub use deidentify::{NO_MOMENT, Nameless, Pseudonyms};
+pub use deidentify::{NO_MOMENT, Pseudonyms};
 pub use guard::is_uid;
 pub use head::{Head, announced, attributes, data_set};
 pub use source::{Identity, Source, SourceImage};
 pub use stack::Refusal;
-pub use study::{Damaged, Scan, Stack, Study, StudyError};
+pub use study::{Damaged, OfStack, Scan, Stack, Study, StudyError};
 pub use syntax::Syntax;
 
 /// How much a file and a study may be.

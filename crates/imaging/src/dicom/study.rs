@@ -6,7 +6,7 @@ use super::deidentify::checked;
 use super::header::Image;
 use super::protocol::Protocol;
 use super::stack::{Laid, Plane, Refusal, Seen, lay, split};
-use super::{Error, Limits, Nameless, Pseudonyms, Source, SourceImage, guard};
+use super::{Error, Limits, Pseudonyms, Source, SourceImage, guard};
 use crate::grid::Grid;
 use crate::nifti::SpatialFields;
 use crate::volume::Volume;
@@ -21,6 +21,9 @@ pub struct Study {
     /// Files of MR images that cannot be read; no stack of their series is a volume.
     pub damaged: Vec<Damaged>,
 }
+
+/// The place of a stack among those that were asked for, and what is said of it.
+pub type OfStack<T> = (usize, T);
 
 /// A damaged file among sound ones of its series.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,7 +224,7 @@ impl Study {
         })
     }
 
-    /// The images of stacks, each once, in the order of the stacks and their slices, without what says whose they are;
+    /// The files of the images of stacks, each once, in the order of the stacks and their slices, without what says whose they are;
     /// with each the place of its stack among `stacks`. An image is whole, whatever of its frames a stack is of.
     ///
     /// # Errors
@@ -230,7 +233,7 @@ impl Study {
         &self,
         stacks: &[&Stack],
         pseudonyms: &Pseudonyms,
-    ) -> Result<Vec<(usize, Nameless)>, (usize, Refusal)> {
+    ) -> Result<Vec<OfStack<Vec<u8>>>, OfStack<Refusal>> {
         let mut seen = std::collections::BTreeSet::new();
         let mut wanted = Vec::new();
         for (place, stack) in stacks.iter().enumerate() {

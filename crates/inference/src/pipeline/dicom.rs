@@ -190,7 +190,7 @@ impl Selection {
         let files = numbered.map(|((place, image), n)| Artifact {
             name: format!("{}/{n:04}.dcm", contrast_of(place)),
             media_type: MediaType::Dicom,
-            bytes: image.file,
+            bytes: image,
         });
         Ok(files.collect())
     }

@@ -45,6 +45,7 @@ use place::{grid_of, on_grid};
 pub use capture::Captured;
 pub(super) use dataset::meta;
 pub use findings::{Findings, Flag, MadeBy, Model, Moment};
+pub(super) use modules::TYPE_2;
 pub use uid::Uid;
 
 /// Stands on every page and picture, and in every segmentation and report.

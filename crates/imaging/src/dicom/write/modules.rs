@@ -1,7 +1,7 @@
 //! The modules that all objects of a result share.
 use std::collections::BTreeMap;
 
-use dicom_core::VR;
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
 use super::codes::{self, ARTIFICIAL_INTELLIGENCE, SEGMENTATION, SOURCE_OF_PROCESSING};
@@ -11,6 +11,19 @@ use crate::dicom::{Source, SourceImage};
 
 const MANUFACTURER: &str = "Dawson";
 const DEVICE: &str = "Dawson MS";
+
+/// Attributes of patient and study that every object has, if only empty (PS3.3 C.7.1.1, C.7.2.1: type 2).
+pub(in crate::dicom) const TYPE_2: [(Tag, VR); 9] = [
+    (tags::STUDY_DATE, VR::DA),
+    (tags::STUDY_TIME, VR::TM),
+    (tags::ACCESSION_NUMBER, VR::SH),
+    (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
+    (tags::PATIENT_NAME, VR::PN),
+    (tags::PATIENT_ID, VR::LO),
+    (tags::PATIENT_BIRTH_DATE, VR::DA),
+    (tags::PATIENT_SEX, VR::CS),
+    (tags::STUDY_ID, VR::SH),
+];
 
 /// Whether an object has pixels, and so a frame of reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +42,7 @@ impl Writer<'_> {
         let computed = self.findings.computed;
         let made_by = &self.findings.made_by;
         let mut set = DataSet::of(source.identity.attributes());
-        // These are of type 2: present, if only empty.
-        for (tag, vr) in [
-            (tags::STUDY_DATE, VR::DA),
-            (tags::STUDY_TIME, VR::TM),
-            (tags::ACCESSION_NUMBER, VR::SH),
-            (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
-            (tags::PATIENT_NAME, VR::PN),
-            (tags::PATIENT_ID, VR::LO),
-            (tags::PATIENT_BIRTH_DATE, VR::DA),
-            (tags::PATIENT_SEX, VR::CS),
-            (tags::STUDY_ID, VR::SH),
-        ] {
+        for (tag, vr) in TYPE_2 {
             if !set.has(tag) {
                 set = set.text(tag, vr, "");
             }
