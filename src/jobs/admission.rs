@@ -1,6 +1,7 @@
 //! What is taken: a study that has arrived becomes a job, or is turned away with a reason.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use dawson_imaging::nifti::Header;
@@ -57,6 +58,26 @@ impl Drop for Upload {
     }
 }
 
+/// Counts as one that arrives until it is dropped.
+#[derive(Debug)]
+pub struct Arriving(Arc<AtomicI64>);
+
+impl Arriving {
+    fn one_more(count: &Arc<AtomicI64>, most: i64) -> Option<Self> {
+        let more = |now: i64| (now < most).then_some(now + 1);
+        count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .ok()?;
+        Some(Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A study that has arrived.
 #[derive(Debug)]
 pub struct Submission {
@@ -99,11 +120,12 @@ impl Jobs {
         })
     }
 
-    /// Turns away at once what would only be turned away after its upload of `bytes`.
+    /// Turns away at once what would probably be turned away after its upload of `bytes`. As many may arrive together
+    /// as twice the places that are free: some will turn out to be no study, and a slow one keeps nobody out.
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::DiskFull`], [`Error::Full`], [`Error::Store`]
-    pub async fn check_room(&self, bytes: u64) -> Result<(), Error> {
+    pub async fn check_room(&self, bytes: u64) -> Result<Arriving, Error> {
         if self.is_closing() {
             return Err(Error::Closing);
         }
@@ -111,10 +133,11 @@ impl Jobs {
         let waiting = self.store.waiting().await?;
         let room = self.room();
         let bytes = waiting.bytes.saturating_add_unsigned(bytes);
-        if waiting.jobs >= room.jobs || (waiting.jobs > 0 && bytes > room.bytes) {
+        if waiting.jobs > 0 && bytes > room.bytes {
             return Err(self.full(waiting));
         }
-        Ok(())
+        let most = 2 * (room.jobs - waiting.jobs);
+        Arriving::one_more(&self.arriving, most).ok_or_else(|| self.full(waiting))
     }
 
     /// Whether there is disk enough to begin anything, and for `bytes` more.

@@ -18,7 +18,7 @@ mod sweeper;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -140,6 +140,8 @@ pub struct Jobs {
     config: JobsConfig,
     hub: events::Hub,
     running: Mutex<HashMap<(JobId, i64), Running>>,
+    /// Studies that are on their way.
+    arriving: Arc<AtomicI64>,
     /// Held while a DICOM study that arrives is looked at.
     looking: tokio::sync::Mutex<()>,
     /// A job was queued.
@@ -194,6 +196,7 @@ impl Jobs {
             config,
             hub: events::Hub::default(),
             running: Mutex::new(HashMap::new()),
+            arriving: Arc::default(),
             looking: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             told: Notify::new(),

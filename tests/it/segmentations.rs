@@ -264,6 +264,23 @@ async fn a_full_queue_says_when_to_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_than_there_could_be_room_for_are_refused_before_they_are_read() {
+    let service = Service::idle(ServiceOptions {
+        queue: 1,
+        ..ServiceOptions::default()
+    })
+    .await;
+    let send = || service.send(Form::of(&[Contrast::Flair]).request(&[]));
+    // Two for the one place: the second may have it if the first is no study.
+    let first = service.jobs.check_room(0).await.unwrap();
+    let _second = service.jobs.check_room(0).await.unwrap();
+    assert_eq!(send().await.problem(), (429, "queue_full".to_owned()));
+    drop(first);
+    assert_eq!(send().await.status, 202);
+    assert_eq!(send().await.problem(), (429, "queue_full".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_service_takes_no_more_and_says_so() {
     let service = Service::idle(ServiceOptions::default()).await;
     service.jobs.close();

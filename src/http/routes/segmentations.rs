@@ -92,10 +92,11 @@ async fn submit(
     form: Form,
 ) -> Result<Response, Failure> {
     let key = idempotency_key(&headers)?;
-    if key.is_none() {
-        // With a key the job may be known already; then there is no need of room.
-        app.jobs.check_room(length(&headers)).await?;
-    }
+    let arriving = if key.is_none() {
+        Some(app.jobs.check_room(length(&headers)).await?)
+    } else {
+        None // The job may be known already; then there is no need of room.
+    };
     let upload = app.jobs.new_upload().await?;
     let limits = app.jobs.networks().segmenter.limits();
     let arrived = upload::receive(form, upload.folder(), &app.config, limits).await;
@@ -123,6 +124,7 @@ async fn submit(
         idempotency_key: key,
     };
     let job = app.jobs.submit(submission).await?;
+    drop(arriving);
     let id = job.id;
     let patience = wait(&headers, app.config.max_wait);
     let view = match patience {
