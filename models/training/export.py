@@ -1,17 +1,18 @@
 """Writes a checkpoint's averaged network as ONNX and proves that it answers as PyTorch does.
 
-    python export.py RUN/weights.pt OUT --version 0.2.0 [--threshold T --min-ml V --temperature K]
+    python export.py RUN/weights.pt OUT --version 0.3.0 [--threshold T --min-ml V --temperature K]
 
 OUT receives `model.onnx` (opset 17, batch and every axis free) and `model.toml` (all that a service
-must know, with a golden patch). The temperature is part of the graph. BatchNorm is folded into the
-convolution before it where there is one; in a dense layer it comes first, so there it stays one
-scale and shift per map.
+must know, with a golden patch). The temperature is part of the graph, so the threshold is carried
+over to it. BatchNorm is folded into the convolution before it where there is one; in a dense layer
+it comes first, so there it stays one scale and shift per map.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,12 @@ def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: s
     return "\n".join([*head, *tables, "", golden]) + "\n"
 
 
+def after_temperature(threshold: float, temperature: float) -> float:
+    """The threshold that `tune` names, of probabilities before the temperature, as the graph's have it."""
+    logit = math.log(threshold / (1 - threshold)) / temperature
+    return round(1 / (1 + math.exp(-logit)), 3)
+
+
 def write_model(net: FCDenseNet, recipe: Recipe, out: Path, version: str, rule: Rule,
                 temperature: float = 1.0) -> None:
     """Graph and manifest of a model; nothing is written into the manifest unless they agree."""
@@ -145,7 +152,8 @@ def write_model(net: FCDenseNet, recipe: Recipe, out: Path, version: str, rule: 
     if off >= TOLERANCE:
         raise SystemExit(f"differs from PyTorch by {off:.1e}, allowed are {TOLERANCE:.0e}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = description(recipe, version, sha256, rule, golden_table(path, recipe))
+    tempered = Rule(after_temperature(rule.threshold, temperature), rule.min_ml)
+    text = description(recipe, version, sha256, tempered, golden_table(path, recipe))
     (out / "model.toml").write_text(text)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest difference to PyTorch {off:.1e}, "
           f"sha256 {sha256}")

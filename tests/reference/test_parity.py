@@ -22,7 +22,7 @@ import pipeline_reference
 PROGRAM = os.environ.get("DAWSON_BIN")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LESJAK = pathlib.Path(os.environ.get("DAWSON_SHARED", ROOT.parent / "shared")) / "data" / "labelled" / "lesjak26"
-MODEL = ROOT / "models" / "ms-lesion" / "0.2.0"
+MODEL = ROOT / "models" / "ms-lesion" / "0.3.0"
 TINY = ROOT / "tests" / "fixtures" / "models" / "tiny-lesion" / "1.0.0"
 TOLERANCE = 1e-4
 

@@ -15,7 +15,14 @@ from conftest import shorter
 from checkpoints import averaged_network, keep, load_weights, start_from
 from data import PatchSource
 from evaluate import judge_pool
-from export import TOLERANCE, description, export, golden_image, golden_table
+from export import (
+    TOLERANCE,
+    after_temperature,
+    description,
+    export,
+    golden_image,
+    golden_table,
+)
 from measures import Rule
 from network import FCDenseNet
 from normalise import OUTSIDE
@@ -150,6 +157,12 @@ def test_the_manifest_tells_the_golden_answer(smoke: Recipe, tmp_path: Path) -> 
         assert probability[k, j, i] == pytest.approx(row["probability"], abs=1e-4)
     assert manifest["output"]["threshold"] == 0.4
     assert manifest["version"] == "1.2.3"
+
+
+def test_a_threshold_goes_with_the_temperature() -> None:
+    assert after_temperature(0.6, 1.0) == 0.6
+    assert after_temperature(0.5, 3.0) == 0.5
+    assert after_temperature(0.6, 1.81) == 0.556  # ln(1.5) / 1.81 = 0.224, 1 / (1 + exp(-0.224))
 
 
 def test_kept_weights_are_half_as_large_and_start_another_run(

@@ -161,7 +161,7 @@ mod tests {
 
     fn needs_of(asked: &Asked) -> Needs {
         let manifest = Manifest::parse(include_str!(
-            "../../../../models/ms-lesion/0.2.0/model.toml"
+            "../../../../models/ms-lesion/0.3.0/model.toml"
         ))
         .unwrap();
         let parts = AnatomyManifest::parse(include_str!(
