@@ -138,7 +138,7 @@ def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: s
 
 
 def after_temperature(threshold: float, temperature: float) -> float:
-    """The threshold that `tune` names, of probabilities before the temperature, as the graph's have it."""
+    """A threshold for probabilities before the temperature, as `tune` names it, for those after it."""
     logit = math.log(threshold / (1 - threshold)) / temperature
     return round(1 / (1 + math.exp(-logit)), 3)
 

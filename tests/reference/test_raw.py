@@ -17,8 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("DAWSON_SHARED", ROOT.parent / "shared")) / "data"
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="DAWSON_BIN names no program")
 needs_scans = pytest.mark.skipif(not (SHARED / "raw").is_dir(), reason="there are no real scans beside the repository")
-# What is true of these scans: 4 mm slices, a small load whose rim is undecided.
-TRUE_FLAGS = {"long01-visit1": {"thick_slices", "undecided"}}
+# What is true of these scans: 4 mm slices; a small load (0.4 ml in long20), whose rim is undecided.
+TRUE_FLAGS = {"long01-visit1": {"thick_slices", "undecided"}, "long20-visit2": {"undecided"}}
 
 
 @needs_scans
