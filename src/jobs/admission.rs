@@ -23,6 +23,8 @@ use crate::telemetry;
 pub struct Upload {
     folder: PathBuf,
     files: JobFiles,
+    /// Of a study that was promised room.
+    arriving: Option<Arriving>,
 }
 
 impl Upload {
@@ -58,9 +60,9 @@ impl Drop for Upload {
     }
 }
 
-/// Counts as one that arrives until it is dropped.
+/// Counts as a study that arrives until it is dropped.
 #[derive(Debug)]
-pub struct Arriving(Arc<AtomicI64>);
+struct Arriving(Arc<AtomicI64>);
 
 impl Arriving {
     fn one_more(count: &Arc<AtomicI64>, most: i64) -> Option<Self> {
@@ -117,15 +119,23 @@ impl Jobs {
         Ok(Upload {
             folder: self.files.new_upload().await?,
             files: self.files.clone(),
+            arriving: None,
         })
     }
 
-    /// Turns away at once what would probably be turned away after its upload of `bytes`. As many may arrive together
-    /// as twice the places that are free: some will turn out to be no study, and a slow one keeps nobody out.
+    /// The same for a study of `bytes`, turned away at once if it would probably be turned away after its upload. As
+    /// many may arrive together as twice the places that are free, since some will turn out to be no study.
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::DiskFull`], [`Error::Full`], [`Error::Store`]
-    pub async fn check_room(&self, bytes: u64) -> Result<Arriving, Error> {
+    pub async fn new_upload_with_room(&self, bytes: u64) -> Result<Upload, Error> {
+        let arriving = self.check_room(bytes).await?;
+        let mut upload = self.new_upload().await?;
+        upload.arriving = Some(arriving);
+        Ok(upload)
+    }
+
+    async fn check_room(&self, bytes: u64) -> Result<Arriving, Error> {
         if self.is_closing() {
             return Err(Error::Closing);
         }
@@ -306,6 +316,7 @@ impl Jobs {
         Error::Full {
             jobs: waiting.jobs,
             bytes: waiting.bytes,
+            arriving: self.arriving.load(Ordering::Acquire),
             // When the first of those that run has ended, there is room for one more.
             retry_after_s: (self.seconds_until_room().ceil() as u64).max(1),
         }

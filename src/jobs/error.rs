@@ -46,13 +46,15 @@ pub enum Error {
     },
     /// The queue is full.
     #[error(
-        "{jobs} jobs with {bytes} bytes wait, more are not taken; try again in {retry_after_s} s"
+        "{jobs} jobs with {bytes} bytes wait, {arriving} are arriving, more are not taken; try again in {retry_after_s} s"
     )]
     Full {
         /// How many jobs wait.
         jobs: i64,
         /// How large they are.
         bytes: i64,
+        /// How many are on their way.
+        arriving: i64,
         /// When there should be room.
         retry_after_s: u64,
     },

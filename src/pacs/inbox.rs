@@ -424,8 +424,7 @@ impl Inbox {
             let studies = self.studies();
             studies.get(key).map_or(0, Study::bytes)
         };
-        let _arriving = self.jobs.check_room(bytes).await?;
-        let upload = self.jobs.new_upload().await?;
+        let upload = self.jobs.new_upload_with_room(bytes).await?;
         let archive = upload.folder().join(STUDY);
         let packed = self.files.pack(key, names, &archive).await;
         let (bytes, sha256) = match packed {

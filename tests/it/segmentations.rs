@@ -272,8 +272,8 @@ async fn more_than_there_could_be_room_for_are_refused_before_they_are_read() {
     .await;
     let send = || service.send(Form::of(&[Contrast::Flair]).request(&[]));
     // Two for the one place: the second may have it if the first is no study.
-    let first = service.jobs.check_room(0).await.unwrap();
-    let _second = service.jobs.check_room(0).await.unwrap();
+    let first = service.jobs.new_upload_with_room(0).await.unwrap();
+    let _second = service.jobs.new_upload_with_room(0).await.unwrap();
     assert_eq!(send().await.problem(), (429, "queue_full".to_owned()));
     drop(first);
     assert_eq!(send().await.status, 202);

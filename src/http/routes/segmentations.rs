@@ -92,12 +92,12 @@ async fn submit(
     form: Form,
 ) -> Result<Response, Failure> {
     let key = idempotency_key(&headers)?;
-    let arriving = if key.is_none() {
-        Some(app.jobs.check_room(length(&headers)).await?)
+    let upload = if key.is_none() {
+        app.jobs.new_upload_with_room(length(&headers)).await?
     } else {
-        None // The job may be known already; then there is no need of room.
+        // The job may be known already; then there is no need of room.
+        app.jobs.new_upload().await?
     };
-    let upload = app.jobs.new_upload().await?;
     let limits = app.jobs.networks().segmenter.limits();
     let arrived = upload::receive(form, upload.folder(), &app.config, limits).await;
     let arrived = arrived
@@ -124,7 +124,6 @@ async fn submit(
         idempotency_key: key,
     };
     let job = app.jobs.submit(submission).await?;
-    drop(arriving);
     let id = job.id;
     let patience = wait(&headers, app.config.max_wait);
     let view = match patience {
