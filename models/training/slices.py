@@ -1,11 +1,12 @@
 """What slices of a clinical thickness do to a labelled case, and to what a network finds in it.
 
-    python slices.py WEIGHTS --data DATA [--slices-mm 3] [--gains 1 0.75]
+    python slices.py WEIGHTS --data DATA --threshold T --min-ml V [--slices-mm 3] [--gains 1 0.75]
+        [--unit blocks]
 
 For each case that the checkpoint never saw: how bright its lesions are in each contrast and how far
 apart the quartiles of the brain, taken of single voxels and of means over blocks of 3 mm; then the
 same of slices that are the mean of `--slices-mm` thin ones, and what the network finds in both, its
-input multiplied by each gain.
+input multiplied by each gain; with `--unit blocks`, median and quartiles are those of the blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from predict import lesion_probability
 
 BLOCK = 3
 """Voxels of a block's edge."""
-RULE = Rule(0.6, 0.003)
 
 
 def in_slices(contrast: Array, brain: Array, slices_mm: int) -> Array:
@@ -78,6 +78,16 @@ def table_of_spreads(case: Case, slices_mm: int) -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def by_blocks(case: Case) -> Case:
+    """The case in units without single voxels' noise; `multiplied` clips it."""
+    image = case.image.copy()
+    for n, contrast in enumerate(case.image):
+        if contrast.any():
+            middle, unit = spread(contrast, case.brain, BLOCK)
+            image[n] = (contrast - middle) / unit
+    return Case(case.name, image, case.truth, case.brain)
+
+
 def multiplied(case: Case, gain: float) -> Array:
     image = np.clip(case.image * np.float32(gain), *CLIP)
     for n, contrast in enumerate(case.image):
@@ -91,7 +101,10 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--slices-mm", type=int, default=3)
     options.add_argument("--gains", type=float, nargs="+", default=[1.0, 0.75])
+    options.add_argument("--unit", choices=("voxels", "blocks"), default="voxels")
+    Rule.add_options(options)
     given = options.parse_args()
+    rule = Rule.given(given)
     if given.slices_mm % 2 == 0:
         options.error("--slices-mm must be odd: a slice has a middle one")
     net, recipe = averaged_network(given.weights)[:2]
@@ -106,8 +119,9 @@ def main() -> None:
     for case in cases:
         truth = without_small(case.truth, TRUTH_MIN_ML)
         for millimetres, seen in ((1, case), (given.slices_mm, thick(case, given.slices_mm))):
+            unit = by_blocks(seen) if given.unit == "blocks" else seen
             for gain in given.gains:
-                found = RULE.mask(lesion_probability(net, multiplied(seen, gain), seen.brain))
+                found = rule.mask(lesion_probability(net, multiplied(unit, gain), seen.brain))
                 figures = agreement(found, truth)
                 print(f"| {case.name} | {millimetres} | {gain:g} | {figures.dsc:.3f} "
                       f"| {figures.lesion_tpr:.2f} | {figures.lesion_fdr:.2f} "

@@ -17,11 +17,11 @@ from data import PatchSource
 from evaluate import judge_pool
 from export import (
     TOLERANCE,
-    after_temperature,
     description,
     export,
     golden_image,
     golden_table,
+    write_model,
 )
 from measures import Rule
 from network import FCDenseNet
@@ -159,10 +159,15 @@ def test_the_manifest_tells_the_golden_answer(smoke: Recipe, tmp_path: Path) -> 
     assert manifest["version"] == "1.2.3"
 
 
-def test_a_threshold_goes_with_the_temperature() -> None:
-    assert after_temperature(0.6, 1.0) == 0.6
-    assert after_temperature(0.5, 3.0) == 0.5
-    assert after_temperature(0.6, 1.81) == 0.556  # ln(1.5) / 1.81 = 0.224, 1 / (1 + exp(-0.224))
+def test_a_threshold_goes_with_the_temperature(smoke: Recipe, tmp_path: Path) -> None:
+    import tomllib
+
+    net = FCDenseNet(smoke.network).eval()
+    # ln(1.5) / 1.81 = 0.224, and 1 / (1 + exp(-0.224)) is 0.556.
+    for threshold, temperature, then in ((0.6, 1.0, 0.6), (0.5, 3.0, 0.5), (0.6, 1.81, 0.556)):
+        write_model(net, smoke, tmp_path, "1.2.3", Rule(threshold, 0.006), temperature)
+        manifest = tomllib.loads((tmp_path / "model.toml").read_text())
+        assert manifest["output"]["threshold"] == then
 
 
 def test_kept_weights_are_half_as_large_and_start_another_run(
