@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use dawson_inference::problem::Code;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
@@ -18,6 +19,9 @@ use crate::tls::{Pair, Tls, Within};
 
 /// The keys' file below the state.
 const KEYS_FILE: &str = "keys.toml";
+/// So many who connect at one time wait until they are let in. Whoever comes beyond them is not heard, and tries again
+/// after a second; the usual 128 are too few for a morning at which all come.
+const MOST_AT_THE_DOOR: u32 = 4096;
 /// How often the keys' file is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -27,6 +31,24 @@ pub(super) fn keys_file(settings: &Settings) -> Result<PathBuf, Failure> {
         Some(path) => Ok(path),
         None => Ok(settings.get::<PathBuf>("state")?.join(KEYS_FILE)),
     }
+}
+
+/// Listens at an address.
+pub(super) fn listener(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listen = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // A service that is started again need not wait until the system has forgotten its connections.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(MOST_AT_THE_DOOR)
+    };
+    listen().map_err(|e: std::io::Error| {
+        Failure::new(Code::Internal, format!("cannot listen at {address}: {e}"))
+    })
 }
 
 /// What stands between the wire and the jobs.

@@ -8,6 +8,7 @@ use dawson_inference::problem::Code;
 use tokio::net::TcpListener;
 
 use super::Failure;
+use super::edge::listener;
 use crate::config::Settings;
 use crate::files;
 use crate::jobs::Jobs;
@@ -63,7 +64,7 @@ pub(super) async fn open_inbox(
 }
 
 /// Where nodes are listened to, if they are: beyond this machine only if the rules say who may send.
-pub(super) async fn listen(
+pub(super) fn listen(
     settings: &Settings,
     inbox: &Arc<Inbox>,
     tls: Option<Arc<Tls>>,
@@ -84,8 +85,6 @@ pub(super) async fn listen(
         silence: settings.seconds("dicom_silence_s")?,
         tls,
     };
-    let listener = TcpListener::bind(address).await;
-    let listener = listener
-        .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {address}: {e}")))?;
-    Ok(Some((Receiver::new(Arc::clone(inbox), config), listener)))
+    let receiver = Receiver::new(Arc::clone(inbox), config);
+    Ok(Some((receiver, listener(address)?)))
 }

@@ -9,10 +9,9 @@ use dawson_inference::engine::{Device, Engine, EngineConfig, Precision};
 use dawson_inference::models::find_folder;
 use dawson_inference::pipeline::Segmenter;
 use dawson_inference::problem::Code;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::edge::Edge;
+use super::edge::{Edge, listener};
 use super::pacs;
 use super::{Failure, dicom};
 use crate::config::{self, KEYS, Settings, flag_name};
@@ -210,17 +209,14 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .await
         .map_err(|e| Failure::new(e.code(), e.to_string()))?;
     let inbox = pacs::open_inbox(settings, &jobs, &pacs_file).await?;
-    let nodes = pacs::listen(settings, &inbox, edge.dicom_tls.clone()).await?;
+    let nodes = pacs::listen(settings, &inbox, edge.dicom_tls.clone())?;
     let router = http::router(
         Arc::clone(&jobs),
         Arc::clone(&inbox),
         edge.http.clone(),
         Some(metrics),
     );
-    let listen = edge.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|e| Failure::new(Code::Internal, format!("cannot listen at {listen}: {e}")))?;
+    let listener = listener(edge.listen)?;
     let address = listener
         .local_addr()
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;

@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dawson_imaging::nifti::Header;
 use dawson_imaging::study::Contrast;
@@ -140,7 +140,7 @@ impl Jobs {
             return Err(Error::Closing);
         }
         self.check_disk(bytes)?;
-        let waiting = self.store.waiting().await?;
+        let waiting = self.waiting_now().await?;
         let room = self.room();
         let bytes = waiting.bytes.saturating_add_unsigned(bytes);
         if waiting.jobs > 0 && bytes > room.bytes {
@@ -148,6 +148,28 @@ impl Jobs {
         }
         let most = 2 * (room.jobs - waiting.jobs);
         Arriving::one_more(&self.arriving, most).ok_or_else(|| self.full(waiting))
+    }
+
+    /// What waits. Those who ask at one time share one answer, which is never older than their question: a storm of
+    /// studies costs the database a few statements.
+    async fn waiting_now(&self) -> Result<Waiting, Error> {
+        let asked = Instant::now();
+        let mut waited = self.waited.subscribe();
+        let told = async {
+            let is_new = |told: &Option<(Instant, _)>| told.is_some_and(|(at, _)| at >= asked);
+            let told = waited.wait_for(is_new).await.ok()?;
+            told.map(|(_, waiting)| waiting)
+        };
+        tokio::select! {
+            biased;
+            Some(waiting) = told => Ok(waiting),
+            _asking = self.asking.lock() => {
+                let at = Instant::now();
+                let waiting = self.store.waiting().await?;
+                self.waited.send_replace(Some((at, waiting)));
+                Ok(waiting)
+            }
+        }
     }
 
     /// Whether there is disk enough to begin anything, and for `bytes` more.

@@ -38,7 +38,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
-use crate::store::{self, ArrivingStudies, JobFiles, JobStore, Pieces, StoredFile};
+use crate::store::{self, ArrivingStudies, JobFiles, JobStore, Pieces, StoredFile, Waiting};
 pub use crate::store::{Delivery, DeliveryState, Job, JobId, Page, State};
 use crate::telemetry;
 
@@ -142,6 +142,9 @@ pub struct Jobs {
     running: Mutex<HashMap<(JobId, i64), Running>>,
     /// Studies that are on their way.
     arriving: Arc<AtomicI64>,
+    /// What waited when that was last asked, and when it was; held while it is asked.
+    waited: watch::Sender<Option<(Instant, Waiting)>>,
+    asking: tokio::sync::Mutex<()>,
     /// Held while a DICOM study that arrives is looked at.
     looking: tokio::sync::Mutex<()>,
     /// A job was queued.
@@ -197,6 +200,8 @@ impl Jobs {
             hub: events::Hub::default(),
             running: Mutex::new(HashMap::new()),
             arriving: Arc::default(),
+            waited: watch::Sender::default(),
+            asking: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             told: Notify::new(),
