@@ -19,9 +19,9 @@ use crate::tls::{Pair, Tls, Within};
 
 /// The keys' file below the state.
 const KEYS_FILE: &str = "keys.toml";
-/// So many who connect at one time wait until they are let in. Whoever comes beyond them is not heard, and tries again
-/// after a second; the usual 128 are too few for a morning at which all come.
-const MOST_AT_THE_DOOR: u32 = 4096;
+/// So many connections wait until they are accepted. Whoever comes beyond them is not heard, and tries again after a
+/// second; the usual 128 are too few for a morning at which all come.
+const BACKLOG: u32 = 4096;
 /// How often the keys' file is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -44,7 +44,7 @@ pub(super) fn listener(address: SocketAddr) -> Result<TcpListener, Failure> {
         // A service that is started again need not wait until the system has forgotten its connections.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(MOST_AT_THE_DOOR)
+        socket.listen(BACKLOG)
     };
     listen().map_err(|e: std::io::Error| {
         Failure::new(Code::Internal, format!("cannot listen at {address}: {e}"))

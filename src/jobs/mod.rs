@@ -142,8 +142,9 @@ pub struct Jobs {
     running: Mutex<HashMap<(JobId, i64), Running>>,
     /// Studies that are on their way.
     arriving: Arc<AtomicI64>,
-    /// What waited when that was last asked, and when it was; held while it is asked.
+    /// What waited when the database was last asked for a study that arrives, and when that was.
     waited: watch::Sender<Option<(Instant, Waiting)>>,
+    /// Held while it is asked.
     asking: tokio::sync::Mutex<()>,
     /// Held while a DICOM study that arrives is looked at.
     looking: tokio::sync::Mutex<()>,
