@@ -57,8 +57,8 @@ def test_many_small_jobs_leave_nothing(tmp_path, flair, long):
               f"{service.handles() - handles:+d} handles")
         return grown
 
-    # A few jobs say little: only what leaks much shows in the short form. Memory at rest also wanders by some 20 MB (98
-    # to 126 in 15 runs); what leaks grows again when as many jobs are run once more, what wanders does not.
+    # A few jobs say little: only what leaks much shows in the short form. Memory at rest also wanders, by 2 MB in 20
+    # looks of the long form (66 to 68); what leaks grows again when as many jobs are run once more, what wanders does not.
     bound = 0.02 if long else 0.1
     assert any(growth() < bound for _ in range(ROUNDS))
     # A few threads come and go with what is written.
