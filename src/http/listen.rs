@@ -100,7 +100,7 @@ pub async fn serve(
             () = &mut stop => break,
             _ = sweep.tick() => server.sweep(),
             Some(_ended) = tasks.join_next(), if !tasks.is_empty() => {}
-            // One above the limit, for whom the longest idle is asked to go: the next one once that one has gone.
+            // One above the limit, for whom the longest idle is let go: the next one once that one has gone.
             accepted = listener.accept(), if tasks.len() <= server.config.max_connections => match accepted {
                 Ok((stream, peer)) => {
                     next_id += 1;

@@ -100,7 +100,9 @@ def at_once(service: Service, text: bytes, count: int) -> list[tuple[int, dict, 
         ready.register(line, select.EPOLLIN | select.EPOLLOUT)
     by_number = {line.fileno(): line for line in lines}
     while by_number:
-        for number, event in ready.poll(60):
+        events = ready.poll(60)
+        assert events, f"{len(by_number)} have no answer after 60 s"
+        for number, event in events:
             line = by_number[number]
             if event & select.EPOLLIN:
                 took.setdefault(number, time.monotonic() - begun[number])
