@@ -1,13 +1,15 @@
 //! Studies that arrive image by image, until each is whole and becomes a job.
 //!
 //! DICOM has no word for "that was all", so a study is taken once it has been quiet for a while and nobody
-//! who brought images of it is still there, or when somebody says so. An image that comes later makes a new
-//! revision of the whole study; the same images again make nothing. What is here is also on the disk
-//! ([`ArrivingStudies`]): after a restart the studies are where they were.
+//! who brought images of it is still there, once it has as many images as its route or somebody stated, or when
+//! somebody says that it is whole. An image that comes later makes a new revision of the whole study; the same
+//! images again make nothing. What is here is also on the disk ([`ArrivingStudies`]): after a restart the
+//! studies are where they were.
 mod session;
 mod study;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -100,6 +102,8 @@ pub struct Arrival {
     pub study_instance_uid: String,
     /// Images that are there.
     pub images: usize,
+    /// How many it has, if its route or somebody said so.
+    pub images_stated: Option<usize>,
     /// Bytes of their files.
     pub bytes: u64,
     /// Images that were not kept because another of the same UID was.
@@ -226,7 +230,7 @@ impl Inbox {
         let seen = studies
             .values()
             .filter(|study| sees.what_is_of(study.about.owner.as_deref()));
-        seen.map(Study::told).collect()
+        seen.map(|study| study.told(&self.rules)).collect()
     }
 
     /// The images that a caller sees, of one study or of all.
@@ -246,20 +250,31 @@ impl Inbox {
         images.collect()
     }
 
-    /// Takes a study as it is, without waiting for it to be quiet; none if it is not there.
+    /// Takes a study once it has so many images, or as it is, without waiting for it to be quiet; none if it is not
+    /// there.
     #[must_use]
-    pub fn start(&self, sees: &Sees, study_instance_uid: &str) -> Option<Arrival> {
+    pub fn start(
+        &self,
+        sees: &Sees,
+        study_instance_uid: &str,
+        images: Option<NonZeroUsize>,
+    ) -> Option<Arrival> {
+        let images = images.map_or(0, NonZeroUsize::get);
         let mut studies = self.studies();
         let study = studies.values_mut().find(|study| {
             sees.what_is_of(study.about.owner.as_deref())
                 && study.about.study_instance_uid == study_instance_uid
         })?;
-        if !matches!(study.stage, Stage::Sent(_)) {
+        let is_sent = matches!(study.stage, Stage::Sent(_));
+        if !is_sent {
             study.stage = Stage::Arriving;
-            study.asked = true;
             study.not_before = None;
         }
-        let told = study.told();
+        // What is a job stays that job, until more images come.
+        if !is_sent || study.images.len() < images {
+            study.whole_with = Some(images);
+        }
+        let told = study.told(&self.rules);
         drop(studies);
         self.wake.notify_one();
         Some(told)
@@ -285,7 +300,7 @@ impl Inbox {
             let mut studies = self.studies();
             let due = studies
                 .iter_mut()
-                .filter(|(_, study)| study.is_due(&self.config));
+                .filter(|(_, study)| study.is_due(&self.config, &self.rules));
             due.map(|(key, study)| {
                 study.leaving = true;
                 key.clone()
@@ -380,9 +395,9 @@ impl Inbox {
             return;
         };
         study.leaving = false;
-        study.asked = false;
         match stage {
             Ok(stage) => {
+                study.whole_with = study.whole_with.filter(|&stated| stated > names.len());
                 if let Stage::Sent(job) = &stage {
                     study.about.sent = Some(sent(&about, *job, digest.clone()));
                 }

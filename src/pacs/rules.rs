@@ -1,5 +1,6 @@
 //! A site's rules: which nodes may send, which studies are run, where results go.
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -41,6 +42,8 @@ pub struct Route {
     pub series_description: Option<String>,
     /// The body part that one of its images shows, in any case.
     pub body_part: Option<String>,
+    /// Such a study is whole as soon as so many images are there; without it, or with more, once it is quiet.
+    pub images: Option<NonZeroUsize>,
     /// Whether such a study is run.
     #[serde(default = "yes")]
     pub run: bool,
@@ -111,15 +114,24 @@ impl Rules {
         if self.route.is_empty() {
             return Some("{}".to_owned());
         }
-        let route = self
-            .route
-            .iter()
-            .find(|route| route.fits(calling_ae_title, words))?;
+        let route = self.route_of(calling_ae_title, words)?;
         let mut options = route.options.clone();
         if !route.send_to.is_empty() {
             options.insert("send_to".to_owned(), route.send_to.clone().into());
         }
         route.run.then(|| Value::Object(options).to_string())
+    }
+
+    /// How many images a study has, if its route says so.
+    pub(super) fn images(&self, calling_ae_title: Option<&str>, words: &Words) -> Option<usize> {
+        let route = self.route_of(calling_ae_title, words)?;
+        route.images.map(NonZeroUsize::get)
+    }
+
+    fn route_of(&self, calling_ae_title: Option<&str>, words: &Words) -> Option<&Route> {
+        self.route
+            .iter()
+            .find(|route| route.fits(calling_ae_title, words))
     }
 }
 
@@ -182,6 +194,7 @@ mod tests {
         calling_ae_title = "PACS"
         study_description = "MS"
         body_part = "brain"
+        images = 150
         options = { threshold = 0.4 }
         send_to = ["pacs"]
         [[destination]]
@@ -216,7 +229,9 @@ mod tests {
             rules.options(Some("PACS"), &ms).as_deref(),
             Some(r#"{"send_to":["pacs"],"threshold":0.4}"#)
         );
+        assert_eq!(rules.images(Some("PACS"), &ms), Some(150));
         assert_eq!(rules.options(Some("MR1"), &ms), None);
+        assert_eq!(rules.images(Some("MR1"), &ms), None);
         assert_eq!(rules.options(None, &ms), None);
         assert_eq!(rules.options(Some("PACS"), &words("ms", "", "KNEE")), None);
         let first = words("ms", "Localizer only", "brain");
@@ -236,6 +251,7 @@ mod tests {
             ("[[route]]\nsend_to=['y']", "'y'"),
             ("[[rout]]", "rout"),
             ("[[route]]\nmodality='MR'", "modality"),
+            ("[[route]]\nimages=0", "nonzero"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -455,10 +455,11 @@ async fn a_study_is_started_when_somebody_says_so() {
     };
     let service = Service::start(options).await;
     stow(&service, &study(&[Contrast::Flair])).await;
-    let start = |uid: &str| {
-        let request = Request::post(format!("/v1/studies/{uid}/start"));
+    let start_with = |uid: &str, query: &str| {
+        let request = Request::post(format!("/v1/studies/{uid}/start{query}"));
         service.send(request.body(Body::empty()).unwrap())
     };
+    let start = |uid: &str| start_with(uid, "");
     let answer = start(STUDY).await;
     assert_eq!(
         (answer.status.as_u16(), &answer.json()["state"]),
@@ -471,6 +472,16 @@ async fn a_study_is_started_when_somebody_says_so() {
         (again.status.as_u16(), &again.json()["job"]),
         (202, &arrival["job"])
     );
+    // A number that is there already is no reason to wait.
+    let same = start_with(STUDY, "?images=1").await;
+    assert_eq!(
+        (same.status.as_u16(), &same.json()["state"]),
+        (202, &json!("sent"))
+    );
+    for query in ["?images=0", "?images=-1", "?images=x", "?image=1"] {
+        let refused = start_with(STUDY, query).await.problem();
+        assert_eq!(refused, (400, "malformed_request".to_owned()), "{query}");
+    }
     assert_eq!(start("1.2.3").await.problem().1, "not_found");
     for uid in ["x", "..%2f..%2fetc", "1.2%00", &"1".repeat(65), "%ff"] {
         assert_eq!(

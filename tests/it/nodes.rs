@@ -295,7 +295,7 @@ async fn only_listed_nodes_may_send_and_only_to_this_title() {
     assert!(
         service
             .inbox
-            .start(&Sees::Own("k2".to_owned()), STUDY)
+            .start(&Sees::Own("k2".to_owned()), STUDY, None)
             .is_none()
     );
 }
@@ -387,8 +387,8 @@ async fn rules_decide_what_is_run_and_somebody_may_say_that_a_study_is_whole() {
     let mut node = Node::to(at).await;
     node.store_all(&files).await;
     node.release().await;
-    assert!(service.inbox.start(&Sees::All, "1.2.3").is_none());
-    assert!(service.inbox.start(&Sees::All, STUDY).is_some());
+    assert!(service.inbox.start(&Sees::All, "1.2.3", None).is_none());
+    assert!(service.inbox.start(&Sees::All, STUDY, None).is_some());
     until(
         &service,
         |a| matches!(a, [one] if one.stage == Stage::NotRouted),
@@ -397,6 +397,65 @@ async fn rules_decide_what_is_run_and_somebody_may_say_that_a_study_is_whole() {
     assert!(jobs(&service).await.is_empty());
     // Nobody will ask for it any more.
     until(&service, <[_]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_of_which_a_route_states_the_number_of_images_is_taken_with_the_last_of_them() {
+    let flair = study(&[Contrast::Flair]);
+    let options = ServiceOptions {
+        pacs: format!("[[route]]\nimages={}", flair.len()),
+        quiet: Duration::from_mins(10),
+        ..ServiceOptions::default()
+    };
+    let (service, at) = listening(options).await;
+    let mut node = Node::to(at).await;
+    node.store_all(&flair[1..]).await;
+    // A second copy is no image more.
+    node.store_all(&flair[1..2]).await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert!(jobs(&service).await.is_empty());
+    let arrival = &service.inbox.list(&Sees::All)[0];
+    assert_eq!(
+        (arrival.images, arrival.images_stated),
+        (flair.len() - 1, Some(flair.len()))
+    );
+    // The node is still there, and it is far from quiet.
+    node.store_all(&flair[..1]).await;
+    until(&service, sent).await;
+    // What comes late is not one revision for each image.
+    node.store_all(&study(&[Contrast::T1w])).await;
+    node.release().await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(jobs(&service).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_of_which_the_number_of_images_is_stated_is_taken_with_the_last_of_them() {
+    let options = ServiceOptions {
+        quiet: Duration::from_mins(10),
+        ..ServiceOptions::default()
+    };
+    let (service, at) = listening(options).await;
+    let (flair, t1w) = (study(&[Contrast::Flair]), study(&[Contrast::T1w]));
+    let state = |images: usize| {
+        let images = std::num::NonZeroUsize::new(images);
+        service.inbox.start(&Sees::All, STUDY, images).unwrap()
+    };
+    let mut node = Node::to(at).await;
+    node.store_all(&flair[1..]).await;
+    assert_eq!(state(flair.len()).images_stated, Some(flair.len()));
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert!(jobs(&service).await.is_empty());
+    node.store_all(&flair[..1]).await;
+    until(&service, sent).await;
+    // The same number changes nothing, a larger one makes the next revision.
+    assert!(matches!(state(flair.len()).stage, Stage::Sent(_)));
+    let whole = flair.len() + t1w.len();
+    assert!(matches!(state(whole).stage, Stage::Sent(_)));
+    node.store_all(&t1w).await;
+    until(&service, |a| sent(a) && a[0].revision == 2).await;
+    assert_eq!(service.inbox.list(&Sees::All)[0].images, whole);
+    assert_eq!(jobs(&service).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

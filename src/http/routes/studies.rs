@@ -1,16 +1,18 @@
 //! Studies that arrive image by image, until each is a job.
+use std::num::NonZeroUsize;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use dawson_inference::problem::{Code, Problem};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::App;
 use super::super::dicomweb::StudyUid;
-use super::super::extract::Caller;
+use super::super::extract::{Caller, Fields};
 use super::super::problem::Failure;
 use super::super::wire::path_of;
 use crate::pacs::{Arrival, Stage};
@@ -31,6 +33,9 @@ struct StudyBody {
     state: &'static str,
     /// Images that are there.
     images: usize,
+    /// How many it has, if its route or `start` said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    images_stated: Option<usize>,
     /// Bytes of their files.
     bytes: u64,
     /// Images that were not kept because another of the same UID was.
@@ -75,6 +80,7 @@ impl From<Arrival> for StudyBody {
             study_instance_uid: arrival.study_instance_uid,
             state,
             images: arrival.images,
+            images_stated: arrival.images_stated,
             bytes: arrival.bytes,
             conflicts: arrival.conflicts,
             revision: arrival.revision,
@@ -82,6 +88,16 @@ impl From<Arrival> for StudyBody {
             problem,
         }
     }
+}
+
+/// When a study is to start.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct StartFields {
+    /// As soon as so many images of it are there; at once without it.
+    #[param(value_type = Option<u64>, minimum = 1)]
+    images: Option<NonZeroUsize>,
 }
 
 /// List studies that arrive
@@ -102,13 +118,14 @@ async fn arriving(State(app): State<App>, caller: Caller) -> Json<StudiesBody> {
 
 /// Start a study
 ///
-/// It becomes a job as it is, without waiting for more images. One that is a job already stays that job.
+/// It becomes a job without waiting to be quiet: as it is, or once it has as many images as the query says. One that is
+/// a job already stays that job, until more images come.
 #[utoipa::path(
     post,
     path = "/v1/studies/{study}/start",
     tag = "studies",
     security(("api_key" = ["submit"])),
-    params(("study" = String, Path, description = "its Study Instance UID")),
+    params(("study" = String, Path, description = "its Study Instance UID"), StartFields),
     responses(
         (status = 202, description = "It is on its way", body = StudyBody),
         (status = 400, description = "malformed_request", body = Problem, content_type = "application/problem+json"),
@@ -119,8 +136,9 @@ async fn start(
     State(app): State<App>,
     caller: Caller,
     StudyUid(study): StudyUid,
+    Fields(fields): Fields<StartFields>,
 ) -> Result<(StatusCode, Json<StudyBody>), Failure> {
-    let started = app.inbox.start(&caller.sees, &study);
+    let started = app.inbox.start(&caller.sees, &study, fields.images);
     let arrival = started.ok_or_else(|| Failure::new(Code::NotFound, "there is no such study"))?;
     Ok((StatusCode::ACCEPTED, Json(arrival.into())))
 }

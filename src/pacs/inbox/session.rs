@@ -107,6 +107,9 @@ impl Session {
                     study.stage = Stage::Arriving;
                     study.first = study.last;
                 }
+                if study.is_whole(&inbox.rules) {
+                    inbox.wake.notify_one();
+                }
             }
         }
         drop(studies);

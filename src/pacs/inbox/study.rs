@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use dawson_imaging::dicom::{Head, Limits};
 use sha2::{Digest, Sha256};
 
-use super::super::rules::Words;
+use super::super::rules::{Rules, Words};
 use super::{Arrival, InboxConfig, Stage};
 use crate::files;
 use crate::jobs::JobId;
@@ -28,8 +28,8 @@ pub(super) struct Study {
     pub(super) last: Instant,
     /// Not looked at before this.
     pub(super) not_before: Option<Instant>,
-    /// Somebody said that it is whole.
-    pub(super) asked: bool,
+    /// Somebody said that it is whole with so many images, 0 if as it is.
+    pub(super) whole_with: Option<usize>,
     /// It is being made a job.
     pub(super) leaving: bool,
     /// Its files are being removed.
@@ -50,7 +50,7 @@ impl Study {
             first: now,
             last: now,
             not_before: None,
-            asked: false,
+            whole_with: None,
             leaving: false,
             removing: false,
             stage: Stage::Arriving,
@@ -71,14 +71,26 @@ impl Study {
         hex::encode(hash.finalize())
     }
 
-    pub(super) fn is_due(&self, config: &InboxConfig) -> bool {
+    pub(super) fn is_due(&self, config: &InboxConfig, rules: &Rules) -> bool {
         let quiet = self.open == 0 && self.last.elapsed() >= config.quiet;
         self.stage == Stage::Arriving
             && !self.images.is_empty()
             && self.writing.is_empty()
             && !self.leaving
             && self.not_before.is_none_or(|at| at <= Instant::now())
-            && (self.asked || quiet || self.first.elapsed() >= config.longest)
+            && (self.is_whole(rules) || quiet || self.first.elapsed() >= config.longest)
+    }
+
+    /// Whether as many images are there as were stated. With more than its route says the route is wrong about this
+    /// study, or these are late ones, and each would be a revision of its own.
+    pub(super) fn is_whole(&self, rules: &Rules) -> bool {
+        let images = self.images.len();
+        self.whole_with.is_some_and(|stated| images >= stated)
+            || self.images_by_route(rules) == Some(images)
+    }
+
+    fn images_by_route(&self, rules: &Rules) -> Option<usize> {
+        rules.images(self.about.calling_ae_title.as_deref(), &self.words)
     }
 
     /// Whether nothing is done with it and nothing is to be done.
@@ -87,10 +99,12 @@ impl Study {
         quiet && !self.leaving && !self.removing && self.stage != Stage::Arriving
     }
 
-    pub(super) fn told(&self) -> Arrival {
+    pub(super) fn told(&self, rules: &Rules) -> Arrival {
+        let stated = self.whole_with.filter(|&stated| stated > 0);
         Arrival {
             study_instance_uid: self.about.study_instance_uid.clone(),
             images: self.images.len(),
+            images_stated: stated.or_else(|| self.images_by_route(rules)),
             bytes: self.bytes(),
             conflicts: self.conflicts,
             revision: self.about.sent.as_ref().map_or(0, |sent| sent.revision),
