@@ -80,7 +80,7 @@ pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
         let least = CLEARLY * (high - low);
         let inside = |s: f32| (s - background).abs() > least;
         let mask = filled(&largest(flair, inside), Fill::Volume);
-        let voxels = mask.samples().iter().filter(|&&m| m != 0).count();
+        let voxels = voxels_of(&mask);
         let brain_sized = voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML;
         if brain_sized && share_on_faces(&mask) <= MOST_ON_FACES {
             return Ok(Foreground {
@@ -95,6 +95,12 @@ pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
         mask: filled(&head, Fill::AxialSlices),
         extent: Extent::Head,
     })
+}
+
+/// Voxels of a mask.
+pub(crate) fn voxels_of(mask: &Volume<u8>) -> usize {
+    let of_some = |some: &[u8]| some.iter().map(|&m| u32::from(m != 0)).sum::<u32>() as usize;
+    mask.samples().par_chunks(TOGETHER).map(of_some).sum()
 }
 
 /// Calls `visit` with the offset of each voxel on one of the six faces.
@@ -115,6 +121,7 @@ pub(crate) fn on_faces(shape: [usize; 3], mut visit: impl FnMut(usize)) {
 
 /// The smallest and the largest value of samples that are numbers.
 fn ends(samples: &[f32]) -> (f32, f32) {
+    const LANES: usize = 16;
     let nothing = (f32::INFINITY, f32::NEG_INFINITY);
     // Comparisons, unlike `f32::min`, are made on many samples at a time.
     let wider = |(low, high): (f32, f32), (least, most): (f32, f32)| {
@@ -123,7 +130,19 @@ fn ends(samples: &[f32]) -> (f32, f32) {
             if most > high { most } else { high },
         )
     };
-    let of_some = |some: &[f32]| some.iter().fold(nothing, |ends, &s| wider(ends, (s, s)));
+    let of_some = |some: &[f32]| {
+        // As many ends as there are lanes: one alone would wait for itself at every sample.
+        let mut each = [nothing; LANES];
+        let lanes = some.chunks_exact(LANES);
+        let rest = lanes.remainder();
+        for samples in lanes {
+            for (ends, &s) in each.iter_mut().zip(samples) {
+                *ends = wider(*ends, (s, s));
+            }
+        }
+        let all = rest.iter().map(|&s| (s, s)).chain(each);
+        all.fold(nothing, wider)
+    };
     samples
         .par_chunks(TOGETHER)
         .map(of_some)

@@ -2,8 +2,8 @@
 //!
 //! The distance transform of Felzenszwalb and Huttenlocher, *Distance Transforms of Sampled
 //! Functions*, Theory of Computing 8 (2012) 415-428: squared distances axis by axis, each line by the
-//! lower envelope of its parabolas, in time linear in the voxels. Only lines that lead to a queried
-//! voxel are followed to the end.
+//! lower envelope of its parabolas, in time linear in the voxels. Along the last axis only the lines of
+//! queried voxels are followed.
 
 use rayon::prelude::*;
 
@@ -17,8 +17,39 @@ pub(crate) fn squared_mm2(
     shape: [usize; 3],
     spacing_mm: [f64; 3],
 ) -> Vec<f64> {
+    Distances::to(sites, shape, spacing_mm).squared_mm2(queries)
+}
+
+/// The distances to some sites, as far as they can be computed before it is known from where.
+#[derive(Debug, Clone)]
+pub(crate) struct Distances {
+    /// Squared, in mm², within each plane of the last axis.
+    in_plane: Vec<f64>,
+    /// Voxels of a plane.
+    plane: usize,
+    /// The square of the planes' spacing, in mm².
+    weight: f64,
+}
+
+impl Distances {
+    /// To `sites`, offsets into a box of `shape` (i fastest) with voxels of `spacing_mm`.
+    pub(crate) fn to(sites: &[usize], shape: [usize; 3], spacing_mm: [f64; 3]) -> Self {
+        let weights = spacing_mm.map(|s| s * s);
+        Self {
+            in_plane: within_planes(sites, shape, weights),
+            plane: shape[0] * shape[1],
+            weight: weights[2],
+        }
+    }
+
+    /// Those of `queries`, in mm²; all are infinite if there are no sites.
+    pub(crate) fn squared_mm2(&self, queries: &[usize]) -> Vec<f64> {
+        along_queried_columns(&self.in_plane, self.plane, self.weight, queries)
+    }
+}
+
+fn within_planes(sites: &[usize], shape: [usize; 3], [wi, wj, _]: [f64; 3]) -> Vec<f64> {
     let [ni, nj, nk] = shape;
-    let [wi, wj, wk] = spacing_mm.map(|s| s * s);
     let mut field = vec![f64::INFINITY; ni * nj * nk];
     for &site in sites {
         field[site] = 0.0;
@@ -47,7 +78,7 @@ pub(crate) fn squared_mm2(
                 }
             },
         );
-    along_queried_columns(&field, plane, wk, queries)
+    field
 }
 
 /// Turns a row of 0 (site) and infinity into squared distances along it.

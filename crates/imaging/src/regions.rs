@@ -6,7 +6,7 @@
 //! white matter*. The places are those of McDonald 2017 (Thompson et al., Lancet Neurol 17:162, 2018); the
 //! first touch decides, as in LST-AI. Infratentorial comes first because the fourth ventricle is one.
 use crate::anatomy::{Anatomy, Part};
-use crate::distance::squared_mm2;
+use crate::distance::Distances;
 use crate::grid::WorldPoint;
 use crate::lesions::Lesions;
 
@@ -71,11 +71,36 @@ pub struct Place {
     pub infratentorial: f64,
 }
 
+/// The parts that places are told by, and the ways to them.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    anatomy: &'a Anatomy,
+    ventricles: Distances,
+    cortex: Distances,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Of a head, before its lesions are known.
+    #[must_use]
+    pub fn of(anatomy: &'a Anatomy) -> Self {
+        let grid = anatomy.parts.grid();
+        let to =
+            |part: Part| Distances::to(&anatomy.voxels_of(part), grid.shape(), grid.spacing_mm());
+        let (ventricles, cortex) = rayon::join(|| to(Part::Ventricles), || to(Part::Cortex));
+        Self {
+            anatomy,
+            ventricles,
+            cortex,
+        }
+    }
+}
+
 /// The place of each lesion, in their order.
 #[must_use]
-pub fn places(lesions: &Lesions, anatomy: &Anatomy) -> Vec<Place> {
+pub fn places(lesions: &Lesions, around: &Surroundings<'_>) -> Vec<Place> {
+    let anatomy = around.anatomy;
     let grid = *anatomy.parts.grid();
-    let (shape, spacing) = (grid.shape(), grid.spacing_mm());
+    let shape = grid.shape();
     let (from, to) = (*lesions.instances.grid(), grid);
     // The anatomy's voxel that each voxel of a lesion lies in; what lies outside has no neighbours there.
     let mut queries = Vec::new();
@@ -90,8 +115,10 @@ pub fn places(lesions: &Lesions, anatomy: &Anatomy) -> Vec<Place> {
             of_lesion.push(id as usize - 1);
         }
     }
-    let far = |part: Part| squared_mm2(&queries, &anatomy.voxels_of(part), shape, spacing);
-    let (ventricles, cortex) = rayon::join(|| far(Part::Ventricles), || far(Part::Cortex));
+    let (ventricles, cortex) = rayon::join(
+        || around.ventricles.squared_mm2(&queries),
+        || around.cortex.squared_mm2(&queries),
+    );
     let below: Vec<u8> = [Part::Brainstem, Part::Cerebellum]
         .iter()
         .filter_map(|part| Part::ALL.iter().position(|p| p == part))
@@ -182,7 +209,7 @@ mod tests {
                     min_lesion_ml: 0.0,
                 };
                 let lesions = Lesions::find(&probability, rule);
-                let found = places(&lesions, &anatomy);
+                let found = places(&lesions, &Surroundings::of(&anatomy));
                 assert_eq!(found.len(), 1);
                 assert_eq!(found[0].region, region, "x {x} z {z}: {:?}", found[0]);
             }

@@ -192,10 +192,29 @@ impl Steps {
                     .filter(|&a| a != along)
                     .map(|a| at[a] * strides[a])
                     .sum();
-                for (i, out) in out.iter_mut().enumerate() {
-                    let place = at[along] + i as isize * step;
-                    if (0..shape[along] as isize).contains(&place) {
-                        *out = samples[(row_start + place * strides[along]) as usize];
+                // The part of the row that lies inside, and where that begins in the source.
+                let (last, begun) = (shape[along] as isize - 1, at[along]);
+                let (low, high) = if step > 0 {
+                    (-begun, last - begun)
+                } else {
+                    (begun - last, begun)
+                };
+                let inside = low.max(0) as usize..((high + 1).max(0) as usize).min(out.len());
+                let Some(out) = out.get_mut(inside.clone()).filter(|out| !out.is_empty()) else {
+                    return;
+                };
+                let place = begun + inside.start as isize * step;
+                let from = (row_start + place * strides[along]) as usize;
+                match (strides[along], step) {
+                    (1, 1) => out.copy_from_slice(&samples[from..from + out.len()]),
+                    (1, _) => {
+                        let backwards = samples[from + 1 - out.len()..=from].iter().rev();
+                        out.iter_mut().zip(backwards).for_each(|(o, s)| *o = *s);
+                    }
+                    (stride, _) => {
+                        for (n, out) in out.iter_mut().enumerate() {
+                            *out = samples[(from as isize + n as isize * step * stride) as usize];
+                        }
                     }
                 }
             });
@@ -400,6 +419,26 @@ mod tests {
             let (back, how) = resample(&there, &grid, -1.0);
             prop_assert_eq!(how, Resampling::Exact);
             prop_assert_eq!(back, volume);
+        }
+
+        #[test]
+        fn a_box_that_reaches_outside_holds_what_lies_there(n in 0_usize..48, m in 0_usize..48,
+                                                            start in prop::array::uniform3(-7_isize..8)) {
+            let grid = oriented(n, [5, 6, 7], [1.0; 3], 0.0);
+            let volume = Volume::from_fn(grid, |[i, j, k]| (i + 10 * j + 100 * k) as u32);
+            // Axes in the order of another orientation, through the same voxels.
+            let axes = oriented(m, [1; 3], [1.0; 3], 0.0).affine().matrix3;
+            let affine = DAffine3 { matrix3: axes, translation: grid.affine().translation };
+            let target = Grid::new([4, 3, 5], affine).unwrap().crop(start, [4, 3, 5]).unwrap();
+            let found = reorder(&volume, &target, 999).unwrap();
+            let to_volume = target.to_voxels_of(&grid);
+            for (offset, &value) in found.samples().iter().enumerate() {
+                let at = DVec3::from(target.index(offset).map(|n| n as f64));
+                let there = to_volume.transform_point3(at).round().to_array().map(|x| x as isize);
+                let inside = (0..3).all(|a| (0..grid.shape()[a] as isize).contains(&there[a]));
+                let wanted = if inside { volume.at(there.map(|x| x as usize)) } else { 999 };
+                prop_assert_eq!(value, wanted);
+            }
         }
 
         #[test]

@@ -10,7 +10,7 @@ use glam::DAffine3;
 use rayon::prelude::*;
 
 use crate::align::{Align, Alignment, Fixed, Settings};
-use crate::brain::{Extent, Fill, NothingThere, filled, foreground};
+use crate::brain::{Extent, Fill, NothingThere, filled, foreground, voxels_of};
 use crate::grid::{Grid, GridError, VoxelPoint};
 use crate::resample::{Resampling, reorder, resample, resample_moved};
 use crate::volume::Volume;
@@ -151,8 +151,7 @@ impl Study {
     /// What is taken for the brain, millilitres.
     #[must_use]
     pub fn brain_ml(&self) -> f64 {
-        let voxels = self.brain.samples().iter().filter(|&&b| b != 0).count();
-        voxels as f64 * self.grid.voxel_ml()
+        voxels_of(&self.brain) as f64 * self.grid.voxel_ml()
     }
 
     /// The same of what turned out to be a head: cut further, to the brain that is told (its probability, on any grid), if
@@ -415,9 +414,11 @@ pub(crate) fn box_of(mask: &Volume<u8>) -> Option<([usize; 3], [usize; 3])> {
     let shape = mask.grid().shape();
     let (mut low, mut high) = ([usize::MAX; 3], [0; 3]);
     for (row, samples) in mask.samples().chunks_exact(shape[0]).enumerate() {
-        let Some(first) = samples.iter().position(|&m| m != 0) else {
+        // Most rows are empty, which is seen of many samples at a time.
+        if samples.iter().fold(0, |any, m| any | m) == 0 {
             continue;
-        };
+        }
+        let first = samples.iter().position(|&m| m != 0).unwrap_or(0);
         let last = samples.iter().rposition(|&m| m != 0).unwrap_or(first);
         for (a, (from, to)) in [
             (first, last),

@@ -91,25 +91,20 @@ fn scaled<T: Copy + Sync>(
     widen: impl Fn(T) -> f64 + Sync,
 ) -> (Vec<f32>, usize) {
     let (slope, intercept) = (header.slope, header.intercept);
-    let value = |v: &T| {
-        let value = (widen(*v) * slope + intercept) as f32;
-        if value.is_finite() {
-            (value, 0_usize)
-        } else {
-            (0.0, 1)
-        }
-    };
     let mut samples = vec![0.0; stored.len()];
     let non_finite = samples
         .par_chunks_mut(TOGETHER)
         .zip(stored.par_chunks(TOGETHER))
         .map(|(samples, stored)| {
-            let pairs = samples.iter_mut().zip(stored);
-            pairs.fold(0_usize, |count, (sample, stored)| {
-                let (value, more) = value(stored);
-                *sample = value;
-                count.saturating_add(more)
-            })
+            // Without a branch, many samples are computed at a time.
+            let mut non_finite = 0_u32;
+            for (sample, stored) in samples.iter_mut().zip(stored) {
+                let value = (widen(*stored) * slope + intercept) as f32;
+                let is_finite = value.is_finite();
+                *sample = if is_finite { value } else { 0.0 };
+                non_finite = non_finite.wrapping_add(u32::from(!is_finite));
+            }
+            non_finite as usize
         })
         .sum();
     (samples, non_finite)

@@ -292,8 +292,12 @@ fn segment(
     let frame = frame(&study, scale);
 
     clock.enter(Stage::Infer)?;
-    let meanwhile = || quality::look(&flair, &study);
-    let (inferred, seen) = infer::probability(&study, run, meanwhile, clock.progress, cancel)?;
+    let meanwhile = || {
+        let around = anatomy.as_ref().map(regions::Surroundings::of);
+        (quality::look(&flair, &study), around)
+    };
+    let (inferred, (seen, around)) =
+        infer::probability(&study, run, meanwhile, clock.progress, cancel)?;
     warnings.extend(inferred.warning.clone());
 
     clock.enter(Stage::Restore)?;
@@ -302,9 +306,7 @@ fn segment(
     clock.enter(Stage::Count)?;
     let rule = run.settings.counting_rule();
     let lesions = Lesions::find(&probability, rule);
-    let places = anatomy
-        .as_ref()
-        .map_or_else(Vec::new, |anatomy| regions::places(&lesions, anatomy));
+    let places = around.map_or_else(Vec::new, |around| regions::places(&lesions, &around));
     quality::flag(
         &quality::Looked {
             seen: &seen,

@@ -36,7 +36,8 @@ const MOST_GHOSTING: f64 = 0.025;
 pub(super) struct Seen {
     /// The brain, or the head, on the FLAIR's own grid.
     pub(super) foreground: Volume<u8>,
-    pub(super) extent: Extent,
+    /// The patient's side on which the field of view ends within the brain, if it is known and does.
+    pub(super) cut_off: Option<&'static str>,
     pub(super) figures: Figures,
 }
 
@@ -69,9 +70,10 @@ fn figures(flair: &Volume<f32>, foreground: Volume<u8>, extent: Extent) -> Seen 
         signal_to_noise: noise::signal_to_noise(flair, &foreground),
         ghosting: ghosting.flatten(),
     };
+    let brain = Some(&foreground).filter(|_| extent != Extent::Head);
     Seen {
+        cut_off: brain.and_then(cut_off),
         foreground,
-        extent,
         figures,
     }
 }
@@ -95,8 +97,7 @@ pub(super) fn flag(looked: &Looked<'_>, warnings: &mut Vec<Warning>) {
         let detail = format!("voxels of {in_plane:.1} mm in plane: about 1 mm is recommended");
         flag("coarse_voxels", detail);
     }
-    let brain = Some(&seen.foreground).filter(|_| seen.extent != Extent::Head);
-    if let Some(side) = brain.and_then(cut_off) {
+    if let Some(side) = seen.cut_off {
         let detail =
             format!("the brain reaches the {side} face of the FLAIR: a part of it was not scanned");
         flag("field_of_view_clipped", detail);
