@@ -91,7 +91,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "study_quiet_s",
         default: "30",
-        help: "A study that arrives image by image is whole once nothing has come for so many seconds, …",
+        help: "A study that arrives image by image is whole once nothing has come for so many seconds (a route or `start` may state its images), …",
     },
     Key {
         name: "study_longest_s",

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 pub use session::Session;
-use study::{Study, resumed, sent, words_of};
+use study::{Study, Whole, resumed, sent, words_of};
 
 use super::rules::Rules;
 use crate::jobs::{self, JobId, Jobs, STUDY, Sees, Submission, Upload};
@@ -102,7 +102,7 @@ pub struct Arrival {
     pub study_instance_uid: String,
     /// Images that are there.
     pub images: usize,
-    /// How many it has, if its route or somebody said so.
+    /// With how many it is taken, if its route or somebody said so.
     pub images_stated: Option<usize>,
     /// Bytes of their files.
     pub bytes: u64,
@@ -259,20 +259,21 @@ impl Inbox {
         study_instance_uid: &str,
         images: Option<NonZeroUsize>,
     ) -> Option<Arrival> {
-        let images = images.map_or(0, NonZeroUsize::get);
         let mut studies = self.studies();
         let study = studies.values_mut().find(|study| {
             sees.what_is_of(study.about.owner.as_deref())
                 && study.about.study_instance_uid == study_instance_uid
         })?;
+        let whole = images.map_or(Whole::AsItIs, Whole::With);
+        let are_to_come = whole.is_more_than(study.images.len());
         let is_sent = matches!(study.stage, Stage::Sent(_));
-        if !is_sent {
+        // What became of the images that are there stays, until more come.
+        if !are_to_come && !is_sent {
             study.stage = Stage::Arriving;
             study.not_before = None;
         }
-        // What is a job stays that job, until more images come.
-        if !is_sent || study.images.len() < images {
-            study.whole_with = Some(images);
+        if are_to_come || !is_sent {
+            study.whole = Some(whole);
         }
         let told = study.told(&self.rules);
         drop(studies);
@@ -375,15 +376,17 @@ impl Inbox {
     /// Makes a study a job.
     async fn send(&self, key: &str) {
         let taken = {
-            let studies = self.studies();
-            studies.get(key).map(|study| {
+            let mut studies = self.studies();
+            studies.get_mut(key).map(|study| {
                 let title = study.about.calling_ae_title.as_deref();
                 let options = self.rules.options(title, &study.words);
                 let names: Vec<String> = study.images.keys().cloned().collect();
-                (study.about.clone(), options, names, study.digest())
+                let is_whole = study.is_whole(&self.rules);
+                let whole = study.whole.take_if(|_| is_whole);
+                (study.about.clone(), options, names, study.digest(), whole)
             })
         };
-        let Some((about, options, names, digest)) = taken else {
+        let Some((about, options, names, digest, whole)) = taken else {
             return;
         };
         let stage = match options {
@@ -397,7 +400,6 @@ impl Inbox {
         study.leaving = false;
         match stage {
             Ok(stage) => {
-                study.whole_with = study.whole_with.filter(|&stated| stated > names.len());
                 if let Stage::Sent(job) = &stage {
                     study.about.sent = Some(sent(&about, *job, digest.clone()));
                 }
@@ -410,12 +412,15 @@ impl Inbox {
                 // What came meanwhile makes the next revision.
                 if study.digest() == digest {
                     study.stage = stage;
+                    study.whole = study.whole.filter(|whole| whole.is_more_than(names.len()));
                 } else {
                     study.first = Instant::now();
                 }
             }
             Err(error) => {
                 tracing::warn!(code = error.code().name(), %error, "a study that arrived waits");
+                // What was said meanwhile is newer.
+                study.whole = study.whole.or(whole);
                 study.not_before = Some(Instant::now() + AGAIN);
             }
         }

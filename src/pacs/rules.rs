@@ -42,7 +42,8 @@ pub struct Route {
     pub series_description: Option<String>,
     /// The body part that one of its images shows, in any case.
     pub body_part: Option<String>,
-    /// Such a study is whole as soon as so many images are there; without it, or with more, once it is quiet.
+    /// Such a study is taken with its so manieth image, by what is known of it then; what comes later is a revision,
+    /// once it is quiet.
     pub images: Option<NonZeroUsize>,
     /// Whether such a study is run.
     #[serde(default = "yes")]

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::dicom::{ALL, study};
-use super::support::{Service, ServiceOptions};
+use super::support::{Form, Service, ServiceOptions};
 
 const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
 const SR: &str = "1.2.840.10008.5.1.4.1.1.88.34";
@@ -399,43 +399,39 @@ async fn rules_decide_what_is_run_and_somebody_may_say_that_a_study_is_whole() {
     until(&service, <[_]>::is_empty).await;
 }
 
+/// Far from quiet: only a number takes a study.
+fn never_quiet() -> ServiceOptions {
+    ServiceOptions {
+        quiet: Duration::from_mins(10),
+        ..ServiceOptions::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_study_of_which_a_route_states_the_number_of_images_is_taken_with_the_last_of_them() {
+async fn a_study_is_taken_with_as_many_images_as_its_route_states() {
     let flair = study(&[Contrast::Flair]);
     let options = ServiceOptions {
         pacs: format!("[[route]]\nimages={}", flair.len()),
-        quiet: Duration::from_mins(10),
-        ..ServiceOptions::default()
+        ..never_quiet()
     };
     let (service, at) = listening(options).await;
     let mut node = Node::to(at).await;
     node.store_all(&flair[1..]).await;
     // A second copy is no image more.
     node.store_all(&flair[1..2]).await;
-    tokio::time::sleep(Duration::from_millis(900)).await;
-    assert!(jobs(&service).await.is_empty());
     let arrival = &service.inbox.list(&Sees::All)[0];
-    assert_eq!(
-        (arrival.images, arrival.images_stated),
-        (flair.len() - 1, Some(flair.len()))
-    );
-    // The node is still there, and it is far from quiet.
+    let counts = (arrival.images, arrival.images_stated);
+    assert_eq!(counts, (flair.len() - 1, Some(flair.len())));
+    // The node is still there.
     node.store_all(&flair[..1]).await;
     until(&service, sent).await;
-    // What comes late is not one revision for each image.
-    node.store_all(&study(&[Contrast::T1w])).await;
-    node.release().await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(service.inbox.list(&Sees::All)[0].revision, 1);
     assert_eq!(jobs(&service).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_study_of_which_the_number_of_images_is_stated_is_taken_with_the_last_of_them() {
-    let options = ServiceOptions {
-        quiet: Duration::from_mins(10),
-        ..ServiceOptions::default()
-    };
-    let (service, at) = listening(options).await;
+async fn a_study_is_taken_with_as_many_images_as_somebody_states() {
+    let (service, at) = listening(never_quiet()).await;
     let (flair, t1w) = (study(&[Contrast::Flair]), study(&[Contrast::T1w]));
     let state = |images: usize| {
         let images = std::num::NonZeroUsize::new(images);
@@ -444,10 +440,9 @@ async fn a_study_of_which_the_number_of_images_is_stated_is_taken_with_the_last_
     let mut node = Node::to(at).await;
     node.store_all(&flair[1..]).await;
     assert_eq!(state(flair.len()).images_stated, Some(flair.len()));
-    tokio::time::sleep(Duration::from_millis(900)).await;
-    assert!(jobs(&service).await.is_empty());
     node.store_all(&flair[..1]).await;
     until(&service, sent).await;
+    assert_eq!(service.inbox.list(&Sees::All)[0].revision, 1);
     // The same number changes nothing, a larger one makes the next revision.
     assert!(matches!(state(flair.len()).stage, Stage::Sent(_)));
     let whole = flair.len() + t1w.len();
@@ -456,6 +451,48 @@ async fn a_study_of_which_the_number_of_images_is_stated_is_taken_with_the_last_
     until(&service, |a| sent(a) && a[0].revision == 2).await;
     assert_eq!(service.inbox.list(&Sees::All)[0].images, whole);
     assert_eq!(jobs(&service).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_study_is_looked_at_again_with_the_image_that_was_stated() {
+    let (service, at) = listening(never_quiet()).await;
+    let (flair, t1w) = (study(&[Contrast::Flair]), study(&[Contrast::T1w]));
+    let mut node = Node::to(at).await;
+    node.store_all(&t1w).await;
+    assert!(service.inbox.start(&Sees::All, STUDY, None).is_some());
+    let refused = |a: &[dawson::pacs::Arrival]| matches!(a[0].stage, Stage::Refused(..));
+    until(&service, refused).await;
+    let whole = std::num::NonZeroUsize::new(flair.len() + t1w.len());
+    let told = service.inbox.start(&Sees::All, STUDY, whole).unwrap();
+    assert!(refused(std::slice::from_ref(&told)), "{told:?}");
+    node.store_all(&flair).await;
+    until(&service, sent).await;
+    assert_eq!(service.inbox.list(&Sees::All)[0].revision, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_finds_no_room_is_kept_until_there_is() {
+    let options = ServiceOptions {
+        queue: 1,
+        ..never_quiet()
+    };
+    let service = Service::idle(options).await;
+    let at = listen(&service, 4, 64 << 20).await;
+    let waiting = service
+        .send(Form::of(&[Contrast::Flair]).request(&[]))
+        .await;
+    let mut node = Node::to(at).await;
+    node.store_all(&study(&[Contrast::Flair])).await;
+    assert!(service.inbox.start(&Sees::All, STUDY, None).is_some());
+    // It is tried while nothing else can be taken.
+    let looks = Arc::clone(&service.inbox).run();
+    let _looked = tokio::time::timeout(Duration::from_secs(3), looks).await;
+    assert_eq!(service.inbox.list(&Sees::All)[0].stage, Stage::Arriving);
+    tokio::spawn(Arc::clone(&service.inbox).run());
+    let erase = axum::http::Request::delete(waiting.header("location"));
+    let erase = erase.body(axum::body::Body::empty()).unwrap();
+    assert!(service.send(erase).await.status.is_success());
+    until(&service, sent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

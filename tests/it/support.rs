@@ -241,7 +241,7 @@ impl Service {
         };
         let inbox = InboxConfig {
             quiet: options.quiet,
-            longest: Duration::from_mins(1),
+            longest: options.quiet.max(Duration::from_mins(1)),
             late: options.late,
             limits: options.dicom_limits,
         };

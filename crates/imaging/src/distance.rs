@@ -17,12 +17,12 @@ pub(crate) fn squared_mm2(
     shape: [usize; 3],
     spacing_mm: [f64; 3],
 ) -> Vec<f64> {
-    Distances::to(sites, shape, spacing_mm).squared_mm2(queries)
+    Ways::to(sites, shape, spacing_mm).squared_mm2(queries)
 }
 
 /// The distances to some sites, as far as they can be computed before it is known from where.
 #[derive(Debug, Clone)]
-pub(crate) struct Distances {
+pub(crate) struct Ways {
     /// Squared, in mm², within each plane of the last axis.
     in_plane: Vec<f64>,
     /// Voxels of a plane.
@@ -31,7 +31,7 @@ pub(crate) struct Distances {
     weight: f64,
 }
 
-impl Distances {
+impl Ways {
     /// To `sites`, offsets into a box of `shape` (i fastest) with voxels of `spacing_mm`.
     pub(crate) fn to(sites: &[usize], shape: [usize; 3], spacing_mm: [f64; 3]) -> Self {
         let weights = spacing_mm.map(|s| s * s);

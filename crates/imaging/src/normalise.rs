@@ -35,7 +35,7 @@ pub struct NoContrast {
     median: f64,
 }
 
-/// Normalises `image` in place: `(value − median) / deviation` inside `brain`, clipped.
+/// Normalises `image`, whose values are finite, in place: `(value − median) / deviation` inside `brain`, clipped.
 ///
 /// Median and quartiles (linear between order statistics, as numpy's default) are taken over the
 /// brain's voxels that are not exactly 0, since zeros lie outside the field of view or are what

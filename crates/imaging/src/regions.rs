@@ -6,7 +6,7 @@
 //! white matter*. The places are those of McDonald 2017 (Thompson et al., Lancet Neurol 17:162, 2018); the
 //! first touch decides, as in LST-AI. Infratentorial comes first because the fourth ventricle is one.
 use crate::anatomy::{Anatomy, Part};
-use crate::distance::Distances;
+use crate::distance::Ways;
 use crate::grid::WorldPoint;
 use crate::lesions::Lesions;
 
@@ -75,8 +75,8 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     anatomy: &'a Anatomy,
-    ventricles: Distances,
-    cortex: Distances,
+    ventricles: Ways,
+    cortex: Ways,
 }
 
 impl<'a> Surroundings<'a> {
@@ -84,8 +84,7 @@ impl<'a> Surroundings<'a> {
     #[must_use]
     pub fn of(anatomy: &'a Anatomy) -> Self {
         let grid = anatomy.parts.grid();
-        let to =
-            |part: Part| Distances::to(&anatomy.voxels_of(part), grid.shape(), grid.spacing_mm());
+        let to = |part: Part| Ways::to(&anatomy.voxels_of(part), grid.shape(), grid.spacing_mm());
         let (ventricles, cortex) = rayon::join(|| to(Part::Ventricles), || to(Part::Cortex));
         Self {
             anatomy,

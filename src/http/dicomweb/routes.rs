@@ -111,7 +111,7 @@ async fn named(
 /// Store images
 ///
 /// A multipart/related of files, one file, or a zip of a study. Images are kept as they come; a study that has been
-/// quiet for a while becomes a job. What became of each file is in the answer.
+/// quiet for a while, or has as many images as was stated, becomes a job. What became of each file is in the answer.
 #[utoipa::path(
     post,
     path = "/dicom-web/studies",
@@ -144,7 +144,7 @@ async fn store_any(
 /// Store images of a study
 ///
 /// A multipart/related of files, one file, or a zip of a study. Images are kept as they come; a study that has been
-/// quiet for a while becomes a job. What became of each file is in the answer.
+/// quiet for a while, or has as many images as was stated, becomes a job. What became of each file is in the answer.
 #[utoipa::path(
     post,
     path = "/dicom-web/studies/{study}",

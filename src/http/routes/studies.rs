@@ -33,7 +33,7 @@ struct StudyBody {
     state: &'static str,
     /// Images that are there.
     images: usize,
-    /// How many it has, if its route or `start` said so.
+    /// With how many it is taken, if its route or `start` said so; with fewer once it is quiet.
     #[serde(skip_serializing_if = "Option::is_none")]
     images_stated: Option<usize>,
     /// Bytes of their files.

@@ -12,7 +12,7 @@ use crate::jobs;
 use crate::store::{About, ArrivingStudies};
 use crate::telemetry;
 
-/// Somebody who brings images. While one is there, the studies it brought images of are not whole.
+/// Somebody who brings images. While one is there, the studies it brought images of are not quiet.
 #[derive(Debug)]
 pub struct Session {
     pub(super) inbox: Arc<Inbox>,

@@ -14,8 +14,9 @@ use dicom_object::InMemDicomObject;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use super::classify::has_agent;
 use super::header::Image;
-use super::protocol::text;
+use super::protocol::{Protocol, text};
 use super::write::{self, Uid};
 use super::{Error, Identity, Source, caught, is_uid};
 
@@ -145,6 +146,9 @@ const DUMMIES: &[(Tag, VR, &str)] = &[
     (tags::DEVICE_SERIAL_NUMBER, VR::LO, "0"),
 ];
 
+/// Stands for every contrast agent (action D).
+const SOME_AGENT: &str = "contrast agent";
+
 /// Written by the scanner's maker, not by those who use it: the only texts that stay.
 const BY_THE_MAKER: &[Tag] = &[
     tags::MANUFACTURER,
@@ -264,6 +268,10 @@ impl Pseudonyms {
         let said = checked(image)?;
         let listed: BTreeSet<Tag> = KEPT.iter().copied().collect();
         let mut kept = self.of_these(&said, &listed);
+        // Without the agent's name, or the series' names that speak of it, it would be taken for a scan before it.
+        if has_agent(&Protocol::of(&said)) {
+            kept.put(spoken(tags::CONTRAST_BOLUS_AGENT, VR::LO, SOME_AGENT));
+        }
         let identity = self.identity(&image.identity);
         for element in identity.attributes().iter() {
             kept.put(element.clone());
@@ -477,6 +485,28 @@ mod tests {
         assert_eq!(patient(&found.source), patient(&source));
         // What was kept suffices to know the contrast again.
         assert!(choose(&again, &[], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_scan_after_a_contrast_agent_stays_one() {
+        let none = (synthetic::text((0x18, 0x10), b"LO", "none"), false);
+        let named = (synthetic::text((0x18, 0x10), b"LO", "Doe's drops"), true);
+        let told = (
+            synthetic::text((0x8, 0x103e), b"LO", "t1 post gd Doe"),
+            true,
+        );
+        for (more, wanted) in [none, named, told] {
+            let mut slices = synthetic::head();
+            for slice in &mut slices {
+                slice.more.clone_from(&more);
+            }
+            let study = read(&slices);
+            let images = study.nameless(&[&study.stacks[0]], &pseudonyms()).unwrap();
+            for (_, image) in images {
+                assert_eq!(holds(&image, SOME_AGENT), wanted);
+                assert!(!holds(&image, "Doe"));
+            }
+        }
     }
 
     #[test]
