@@ -1,11 +1,13 @@
 """The paper's comparisons in small, losses and votes, and how often a probability is right.
 
-    python compare.py losses recipes/compare.toml --data DATA --pool POOL --run RUN [--out PNG]
+    python compare.py losses recipes/compare.toml --data DATA --pool POOL --run RUN
+        [--start WEIGHTS] [--out PNG]
     python compare.py votings WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V
     python compare.py calibration WEIGHTS [WEIGHTS ...] --data DATA --temperature K [--out PNG]
 
-`losses` trains one network for each loss, from the same random weights on the same batches, and
-judges each on the real cases, which it never saw; a run that is there already is judged as it is.
+`losses` trains one network for each loss, from the same weights (random ones without `--start`) on the
+same batches, and judges each on the real cases, which it never saw; a run that is there already is
+judged as it is.
 `votings` and `calibration` judge each checkpoint on the cases that its training never saw.
 """
 
@@ -54,8 +56,7 @@ LEAST_TRUTH_ML = 0.003
 BINS = 10
 
 
-def losses(recipe: Recipe, data: Path, pool: Path, runs: Path, rule: Rule,
-           out: Path | None) -> None:
+def losses(recipe: Recipe, data: Path, places: Places, rule: Rule, out: Path | None) -> None:
     """One row for each loss: means over the real cases with all their contrasts."""
     cases = [case for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)]
     print(f"{recipe.training.steps} steps each; {_rule(rule)}; mean of n = {len(cases)} scans\n\n"
@@ -63,11 +64,11 @@ def losses(recipe: Recipe, data: Path, pool: Path, runs: Path, rule: Rule,
           + "| --- " * 8 + "|")
     points = {}
     for name, terms in LOSSES.items():
-        run = runs / "".join(letter if letter.isalnum() else "-" for letter in name)
+        run = places.run / "".join(letter if letter.isalnum() else "-" for letter in name)
         if (run / "weights.pt").exists():
             net, _ = averaged_network(run / "weights.pt")
         else:
-            net = train(dataclasses.replace(recipe, loss=terms), Places(pool, run))
+            net = train(dataclasses.replace(recipe, loss=terms), dataclasses.replace(places, run=run))
         judged = [_judge(lesion_probability(net, case.image, case.brain), case, rule)
                   for case in cases]
         dsc, ppv, tpr, lesion_tpr, lesion_fdr, ratio, area = np.nanmean(judged, 0)
@@ -221,6 +222,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--pool", type=Path)
     options.add_argument("--run", type=Path)
+    options.add_argument("--start", type=Path, help="weights that every loss begins with")
     options.add_argument("--out", type=Path, help="a picture of what is printed")
     options.add_argument("--temperature", type=float, default=1.0)
     Rule.add_options(options)
@@ -236,7 +238,8 @@ def main() -> None:
         return
     if given.pool is None or given.run is None:
         options.error("losses needs --pool and --run")
-    losses(read_recipe(given.sources[0]), given.data, given.pool, given.run, rule, given.out)
+    places = Places(given.pool, given.run, start=given.start)
+    losses(read_recipe(given.sources[0]), given.data, places, rule, given.out)
 
 
 if __name__ == "__main__":
