@@ -29,7 +29,7 @@ from cases import Case, read_cases
 from checkpoints import averaged_network
 from evaluate import was_seen
 from losses import Term
-from measures import Rule, agreement, average_precision, without_small
+from measures import Rule, agreement, average_precision, dice, without_small
 from network import FCDenseNet
 from predict import Exported, lesion_probability, logits_of
 from recipe import Recipe, read_recipe
@@ -54,14 +54,18 @@ PATCH = 64
 OVERLAPS = (0.0, 0.5, 0.75)
 LEAST_TRUTH_ML = 0.003
 BINS = 10
+THRESHOLDS = np.arange(1, 20) / 20
 
 
 def losses(recipe: Recipe, data: Path, places: Places, rule: Rule, out: Path | None) -> None:
-    """One row for each loss: means over the real cases with all their contrasts."""
+    """One row for each loss: means over the real cases with all their contrasts.
+
+    The last column is what the probabilities could give at a threshold chosen on these very cases.
+    """
     cases = [case for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)]
     print(f"{recipe.training.steps} steps each; {_rule(rule)}; mean of n = {len(cases)} scans\n\n"
-          "| loss | DSC | PPV | sensitivity | lesion TPR | lesion FDR | found / true ml | PR-AUC |\n"
-          + "| --- " * 8 + "|")
+          "| loss | DSC | PPV | sensitivity | lesion TPR | lesion FDR | found / true ml | PR-AUC "
+          "| most DSC, at threshold |\n" + "| --- " * 9 + "|")
     points = {}
     for name, terms in LOSSES.items():
         run = places.run / "".join(letter if letter.isalnum() else "-" for letter in name)
@@ -69,12 +73,15 @@ def losses(recipe: Recipe, data: Path, places: Places, rule: Rule, out: Path | N
             net, _ = averaged_network(run / "weights.pt")
         else:
             net = train(dataclasses.replace(recipe, loss=terms), dataclasses.replace(places, run=run))
-        judged = [_judge(lesion_probability(net, case.image, case.brain), case, rule)
-                  for case in cases]
+        said = [lesion_probability(net, case.image, case.brain) for case in cases]
+        judged = [_judge(p, case, rule) for p, case in zip(said, cases, strict=True)]
+        pairs = [(p, case.truth) for p, case in zip(said, cases, strict=True)]
+        best = {float(t): np.mean([dice(p >= t, truth) for p, truth in pairs]) for t in THRESHOLDS}
+        at = max(best, key=best.__getitem__)
         dsc, ppv, tpr, lesion_tpr, lesion_fdr, ratio, area = np.nanmean(judged, 0)
         points[name] = (tpr, ppv)
         print(f"| {name} | {dsc:.3f} | {ppv:.2f} | {tpr:.2f} | {lesion_tpr:.2f} | {lesion_fdr:.2f} "
-              f"| {ratio:.2f} | {area:.3f} |", flush=True)
+              f"| {ratio:.2f} | {area:.3f} | {best[at]:.3f}, {at:.2f} |", flush=True)
     if out:
         _plot(points, out)
 

@@ -42,8 +42,8 @@ pub struct Route {
     pub series_description: Option<String>,
     /// The body part that one of its images shows, in any case.
     pub body_part: Option<String>,
-    /// Such a study is taken with its so manieth image, by what is known of it then; what comes later is a revision,
-    /// once it is quiet.
+    /// With so many images such a study is taken, by what is known of it then; what comes later makes a revision once it
+    /// is quiet.
     pub images: Option<NonZeroUsize>,
     /// Whether such a study is run.
     #[serde(default = "yes")]
