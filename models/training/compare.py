@@ -145,7 +145,7 @@ def _plot(points: dict[str, tuple[float, float]], out: Path) -> None:
         axes.annotate(name, (sensitivity, precision), xytext=(5, 4), fontsize=8,
                       textcoords="offset points")
     axes.set(xlabel="sensitivity", ylabel="positive predictive value", title="losses at equal budget")
-    axes.margins(0.2)
+    axes.set(xlim=(-0.05, 1.4), ylim=(0, 1.1))
     _write(out)
 
 
