@@ -43,6 +43,9 @@ def test_the_weights_are_those_of_the_service() -> None:
     half = compare.PATCH // 2
     assert np.allclose(along[:half] + along[half:], 1)
     assert along[0] < 1e-3 and along.argmax() in (half - 1, half)
+    window = compare._window(along)
+    for axis in range(3):
+        assert window.take([0, -1], axis).max() < 1e-3
 
 
 def test_a_probability_is_right_as_often_as_it_says() -> None:
