@@ -25,26 +25,6 @@ const CLEARLY: f32 = 1e-3;
 /// Pieces smaller than this share of the largest one are rests, not brain.
 const SMALLEST_PIECE: f64 = 0.01;
 
-/// What the foreground is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// The brain, as the sender stripped it.
-    Brain,
-    /// The head with skull and skin.
-    Head,
-    /// The brain, found in a head (see [`crate::anatomy`]).
-    Extracted,
-}
-
-/// The voxels of the patient.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Foreground {
-    /// 1 inside, 0 outside; no holes.
-    pub mask: Volume<u8>,
-    /// What was found.
-    pub extent: Extent,
-}
-
 /// There is nothing to see on the image.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("every voxel is {value}: there is no head on this image")]
@@ -60,41 +40,80 @@ impl NothingThere {
     }
 }
 
-/// Finds the brain of a stripped scan or the head of another.
+/// The brain of a stripped scan, 1 inside, without holes; none if the scan is none.
 ///
 /// # Errors
 /// [`NothingThere`] if the image is constant.
-pub fn foreground(flair: &Volume<f32>) -> Result<Foreground, NothingThere> {
-    let samples = flair.samples();
-    let first = samples.first().copied().unwrap_or(0.0);
-    if samples.iter().all(|&s| s == first) {
-        return Err(NothingThere { value: first });
-    }
-    let background = commonest_on_faces(flair);
-    let empty: usize = samples
-        .par_chunks(TOGETHER)
-        .map(|some| some.iter().filter(|&&s| s == background).count())
-        .sum();
-    if empty as f64 >= LEAST_BACKGROUND * samples.len() as f64 {
-        let (low, high) = ends(samples);
-        let least = CLEARLY * (high - low);
-        let inside = |s: f32| (s - background).abs() > least;
-        let mask = filled(&largest(flair, inside), Fill::Volume);
-        let voxels = voxels_of(&mask);
-        let brain_sized = voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML;
-        if brain_sized && share_on_faces(&mask) <= MOST_ON_FACES {
-            return Ok(Foreground {
-                mask,
-                extent: Extent::Brain,
-            });
-        }
-    }
-    let threshold = otsu(samples);
+pub fn support(flair: &Volume<f32>) -> Result<Option<Volume<u8>>, NothingThere> {
+    Ok(surroundings(flair)?
+        .map(|inside| filled(&largest(flair, |s| inside.holds(s)), Fill::Volume))
+        .filter(|mask| {
+            let voxels = voxels_of(mask);
+            voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML
+                && share_on_faces(mask) <= MOST_ON_FACES
+        }))
+}
+
+/// Whether a scan could be a stripped one, from its values alone: whether enough of it has one value, and what has another
+/// is no larger than a brain.
+///
+/// # Errors
+/// [`NothingThere`] if the image is constant.
+pub(crate) fn may_be_stripped(flair: &Volume<f32>) -> Result<bool, NothingThere> {
+    let Some(inside) = surroundings(flair)? else {
+        return Ok(false);
+    };
+    let of_some = |some: &[f32]| some.iter().filter(|&&s| inside.holds(s)).count();
+    let voxels: usize = flair.samples().par_chunks(TOGETHER).map(of_some).sum();
+    Ok(voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML)
+}
+
+/// The head of a scan with its skull, 1 inside, without holes in axial slices.
+///
+/// # Errors
+/// [`NothingThere`] if the image is constant.
+pub fn head(flair: &Volume<f32>) -> Result<Volume<u8>, NothingThere> {
+    check_not_constant(flair)?;
+    let threshold = otsu(flair.samples());
     let head = largest(flair, |s| s > threshold);
-    Ok(Foreground {
-        mask: filled(&head, Fill::AxialSlices),
-        extent: Extent::Head,
-    })
+    Ok(filled(&head, Fill::AxialSlices))
+}
+
+fn check_not_constant(flair: &Volume<f32>) -> Result<(), NothingThere> {
+    let samples = flair.samples();
+    let value = samples.first().copied().unwrap_or(0.0);
+    if samples.iter().all(|&s| s == value) {
+        return Err(NothingThere { value });
+    }
+    Ok(())
+}
+
+/// What differs clearly from a background.
+struct Clearly {
+    background: f32,
+    least: f32,
+}
+
+impl Clearly {
+    fn holds(&self, value: f32) -> bool {
+        (value - self.background).abs() > self.least
+    }
+}
+
+/// What is not background, if enough of the image is one: a value that its faces have most.
+fn surroundings(flair: &Volume<f32>) -> Result<Option<Clearly>, NothingThere> {
+    check_not_constant(flair)?;
+    let samples = flair.samples();
+    let background = commonest_on_faces(flair);
+    let of_some = |some: &[f32]| some.iter().filter(|&&s| s == background).count();
+    let empty: usize = samples.par_chunks(TOGETHER).map(of_some).sum();
+    Ok(
+        (empty as f64 >= LEAST_BACKGROUND * samples.len() as f64).then(|| {
+            let (low, high) = ends(samples);
+            let least = CLEARLY * (high - low);
+            Clearly { background, least }
+        }),
+    )
 }
 
 /// Voxels of a mask.
@@ -296,39 +315,36 @@ mod tests {
         let mut scan = ball(67.0, 100.0, |_| 0.0);
         let centre = scan.grid().offset([25, 25, 25]);
         scan.samples_mut()[centre] = 0.0;
-        let found = foreground(&scan).unwrap();
-        assert_eq!(found.extent, Extent::Brain);
-        assert_eq!(found.mask.samples()[centre], 1);
-        assert!(
-            (volume_ml(&found.mask) - 1260.0).abs() < 30.0,
-            "{}",
-            volume_ml(&found.mask)
-        );
+        assert_eq!(may_be_stripped(&scan), Ok(true));
+        let brain = support(&scan).unwrap().unwrap();
+        assert_eq!(brain.samples()[centre], 1);
+        let ml = volume_ml(&brain);
+        assert!((ml - 1260.0).abs() < 30.0, "{ml}");
     }
 
     #[test]
     fn a_head_s_size_or_a_noisy_background_makes_it_a_head() {
-        let large = foreground(&ball(90.0, 100.0, |_| 0.0)).unwrap();
-        assert_eq!(large.extent, Extent::Head);
-        let noisy = foreground(&ball(67.0, 100.0, |n| (n % 7) as f32)).unwrap();
-        assert_eq!(noisy.extent, Extent::Head);
-        assert!(
-            (volume_ml(&noisy.mask) - 1260.0).abs() < 30.0,
-            "{}",
-            volume_ml(&noisy.mask)
-        );
+        let large = ball(90.0, 100.0, |_| 0.0);
+        assert_eq!(support(&large), Ok(None));
+        assert_eq!(may_be_stripped(&large), Ok(false));
+        let noisy = ball(67.0, 100.0, |n| (n % 7) as f32);
+        assert_eq!(support(&noisy), Ok(None));
+        assert_eq!(may_be_stripped(&noisy), Ok(false));
+        let ml = volume_ml(&head(&noisy).unwrap());
+        assert!((ml - 1260.0).abs() < 30.0, "{ml}");
     }
 
     #[test]
     fn small_pieces_away_from_the_brain_are_left_out() {
         let mut scan = ball(67.0, 100.0, |_| 0.0);
         scan.samples_mut()[5] = 50.0;
-        let found = foreground(&scan).unwrap();
-        assert_eq!(found.mask.samples()[5], 0);
+        assert_eq!(support(&scan).unwrap().unwrap().samples()[5], 0);
     }
 
     #[test]
     fn a_constant_image_is_refused() {
-        assert!(foreground(&ball(67.0, 3.0, |_| 3.0)).is_err());
+        let empty = ball(67.0, 3.0, |_| 3.0);
+        assert!(support(&empty).is_err() && may_be_stripped(&empty).is_err());
+        assert!(head(&empty).is_err());
     }
 }

@@ -10,7 +10,7 @@ use glam::DAffine3;
 use rayon::prelude::*;
 
 use crate::align::{Align, Alignment, Fixed, Settings};
-use crate::brain::{Extent, Fill, NothingThere, filled, foreground, voxels_of};
+use crate::brain::{self, Fill, NothingThere, filled, voxels_of};
 use crate::grid::{Grid, GridError, VoxelPoint};
 use crate::resample::{Resampling, reorder, resample, resample_moved};
 use crate::volume::Volume;
@@ -112,6 +112,17 @@ pub fn align(flair: &Volume<f32>, others: &mut [Sent], how: Align) -> Vec<Alignm
         .collect()
 }
 
+/// What of the patient the network is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The brain, as the sender stripped it.
+    Brain,
+    /// The head with skull and skin.
+    Head,
+    /// The brain, found in a head (see [`crate::anatomy`]).
+    Extracted,
+}
+
 /// A contrast on the study's grid.
 #[derive(Debug, Clone)]
 pub struct Placed {
@@ -138,44 +149,11 @@ pub struct Study {
     pub extent: Extent,
 }
 
-impl Placed {
-    fn cropped(self, start: [isize; 3], grid: Grid) -> Self {
-        Self {
-            volume: self.volume.cropped(start, grid, 0.0),
-            ..self
-        }
-    }
-}
-
 impl Study {
     /// What is taken for the brain, millilitres.
     #[must_use]
     pub fn brain_ml(&self) -> f64 {
         voxels_of(&self.brain) as f64 * self.grid.voxel_ml()
-    }
-
-    /// The same of what turned out to be a head: cut further, to the brain that is told (its probability, on any grid), if
-    /// one is believed, with `others` laid there anew.
-    ///
-    /// # Errors
-    /// [`Error::Grid`], [`Error::Elsewhere`]
-    pub fn of_a_head(self, brain: Option<&Volume<f32>>, others: &[Sent]) -> Result<Self, Error> {
-        let Some(probability) = brain else {
-            return Ok(Self {
-                extent: Extent::Head,
-                ..self
-            });
-        };
-        let (brain, start, grid) = found_in(&self.grid, probability)?;
-        let flair = self.images.into_iter().next();
-        let mut images: Vec<Placed> = flair.map(|f| f.cropped(start, grid)).into_iter().collect();
-        images.extend(placed(others, &grid, &brain)?);
-        Ok(Self {
-            images,
-            brain,
-            extent: Extent::Extracted,
-            grid,
-        })
     }
 }
 
@@ -207,18 +185,6 @@ pub enum Error {
     },
 }
 
-/// Brings the contrasts of a study onto one grid, that of the FLAIR at `spacing_mm`.
-///
-/// # Errors
-/// Each [`Error`].
-pub fn assemble(
-    flair: &Volume<f32>,
-    others: &[Sent],
-    spacing_mm: [f64; 3],
-) -> Result<Study, Error> {
-    cut(flair, spacing_mm)?.assemble(others)
-}
-
 /// The FLAIR on the study's grid.
 #[derive(Debug, Clone)]
 pub struct Cut {
@@ -229,24 +195,29 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// What is taken for the brain so far.
-    #[must_use]
-    pub fn extent(&self) -> Extent {
-        self.extent
+    /// The FLAIR, and what of it is brain (or head), both on one grid.
+    fn of(
+        (volume, resampling): (Volume<f32>, Resampling),
+        brain: Volume<u8>,
+        extent: Extent,
+    ) -> Self {
+        Self {
+            grid: *brain.grid(),
+            image: Placed {
+                contrast: Contrast::Flair,
+                volume,
+                resampling,
+                coverage: 1.0,
+            },
+            brain,
+            extent,
+        }
     }
 
-    /// Cuts further, to the brain that `probability` tells (on any grid, 0 to 1).
-    ///
-    /// # Errors
-    /// [`Error::Grid`]
-    pub fn extracted(self, probability: &Volume<f32>) -> Result<Self, Error> {
-        let (brain, start, grid) = found_in(&self.grid, probability)?;
-        Ok(Self {
-            image: self.image.cropped(start, grid),
-            brain,
-            extent: Extent::Extracted,
-            grid,
-        })
+    /// The study's grid.
+    #[must_use]
+    pub fn grid(&self) -> &Grid {
+        &self.grid
     }
 
     /// Brings the other contrasts beside it.
@@ -271,11 +242,75 @@ impl Cut {
     }
 }
 
-/// Finds the brain (or head) on the FLAIR and cuts the box around it, at `spacing_mm`.
+/// The FLAIR cut to the brain that its sender left, at `spacing_mm`; none if it shows a head.
 ///
 /// # Errors
 /// [`Error::NothingThere`], [`Error::Grid`], [`Error::FieldTooLarge`]
-pub fn cut(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
+pub fn stripped(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Option<Cut>, Error> {
+    let field = field(flair, spacing_mm)?;
+    // A look at the values spares most heads the rest.
+    if !brain::may_be_stripped(flair).map_err(Error::NothingThere)? {
+        return Ok(None);
+    }
+    if field == flair.grid().canonical() {
+        return stripped_in_place(flair);
+    }
+    let (image, resampling) = resample(flair, &field, 0.0);
+    let support = brain::support(&image).map_err(Error::NothingThere)?;
+    let cut = |brain| cropped((image, resampling), &brain, Extent::Brain);
+    support.map(cut).transpose()
+}
+
+/// The same for a FLAIR that has the model's spacing already: its axes are put in order after the cut, not before, which
+/// spares a copy of the whole field.
+fn stripped_in_place(flair: &Volume<f32>) -> Result<Option<Cut>, Error> {
+    let Some(brain) = brain::support(flair).map_err(Error::NothingThere)? else {
+        return Ok(None);
+    };
+    let (start, shape) = box_around(&brain);
+    let grid = flair.grid().crop(start, shape).map_err(Error::Grid)?;
+    let grid = grid.canonical();
+    let (brain, volume) = (reorder(&brain, &grid, 0), reorder(flair, &grid, 0.0));
+    let cut = |(brain, volume)| Cut::of((volume, Resampling::Exact), brain, Extent::Brain);
+    Ok(brain.zip(volume).map(cut))
+}
+
+/// The FLAIR of a head, cut to the brain that `probability` tells (on any grid, 0 to 1), at `spacing_mm`.
+///
+/// # Errors
+/// [`Error::Grid`], [`Error::FieldTooLarge`]
+pub fn extracted(
+    flair: &Volume<f32>,
+    probability: &Volume<f32>,
+    spacing_mm: [f64; 3],
+) -> Result<Cut, Error> {
+    let field = field(flair, spacing_mm)?;
+    let (start, shape) = likely(probability, &field);
+    let near = field.crop(start, shape).map_err(Error::Grid)?;
+    let (probability, _) = resample(probability, &near, 0.0);
+    let brain = filled(&probability.map(|p| u8::from(p > 0.5)), Fill::Volume);
+    let (start, shape) = box_around(&brain);
+    let grid = near.crop(start, shape).map_err(Error::Grid)?;
+    let brain = brain.cropped(start, grid, 0);
+    Ok(Cut::of(
+        resample(flair, &grid, 0.0),
+        brain,
+        Extent::Extracted,
+    ))
+}
+
+/// The FLAIR of a head whose brain is not known, cut to the head, at `spacing_mm`.
+///
+/// # Errors
+/// [`Error::NothingThere`], [`Error::Grid`], [`Error::FieldTooLarge`]
+pub fn head(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
+    let (image, resampling) = resample(flair, &field(flair, spacing_mm)?, 0.0);
+    let head = brain::head(&image).map_err(Error::NothingThere)?;
+    cropped((image, resampling), &head, Extent::Head)
+}
+
+/// The whole field of view of the FLAIR, near RAS+, at `spacing_mm`.
+fn field(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Grid, Error> {
     let canonical = flair.grid().canonical();
     let field = canonical.with_spacing(spacing_mm).map_err(Error::Grid)?;
     if field.voxels() > MAX_FIELD {
@@ -284,74 +319,48 @@ pub fn cut(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Cut, Error> {
             max: MAX_FIELD,
         });
     }
-    if field == canonical
-        && let Some(cut) = cut_in_place(flair)?
-    {
-        return Ok(cut);
+    Ok(field)
+}
+
+/// Cuts an image to the box around what of it is brain (or head).
+fn cropped(
+    (image, resampling): (Volume<f32>, Resampling),
+    brain: &Volume<u8>,
+    extent: Extent,
+) -> Result<Cut, Error> {
+    let (start, shape) = box_around(brain);
+    let grid = brain.grid().crop(start, shape).map_err(Error::Grid)?;
+    let image = (image.cropped(start, grid, 0.0), resampling);
+    Ok(Cut::of(image, brain.cropped(start, grid, 0), extent))
+}
+
+/// The box of a field's voxels that a probability can make a brain with its margin: beyond it, nothing likely is next to a
+/// voxel. Everything if nothing is likely.
+fn likely(probability: &Volume<f32>, field: &Grid) -> ([isize; 3], [usize; 3]) {
+    let shape = field.shape();
+    let Some((low, inner)) = box_of(&probability.map(|p| u8::from(p > 0.5))) else {
+        return ([0; 3], shape);
+    };
+    let to_field = probability.grid().to_voxels_of(field);
+    let (mut first, mut last) = (glam::DVec3::INFINITY, glam::DVec3::NEG_INFINITY);
+    for corner in 0..8_usize {
+        let at = [0, 1, 2].map(|a| {
+            let far = corner >> a & 1;
+            low[a] as f64 - 1.0 + (far * (inner[a] + 1)) as f64
+        });
+        let at = to_field.transform_point3(at.into());
+        (first, last) = (first.min(at), last.max(at));
     }
-    let (image, resampling) = resample(flair, &field, 0.0);
-    let head = foreground(&image).map_err(Error::NothingThere)?;
-    let (start, shape) = box_around(&head.mask).unwrap_or(([0; 3], field.shape()));
-    let grid = field.crop(start, shape).map_err(Error::Grid)?;
-    let brain = head.mask.cropped(start, grid, 0);
-    let volume = image.cropped(start, grid, 0.0);
-    let image = Placed {
-        contrast: Contrast::Flair,
-        volume,
-        resampling,
-        coverage: 1.0,
-    };
-    Ok(Cut {
-        grid,
-        image,
-        brain,
-        extent: head.extent,
-    })
-}
-
-/// The same for a stripped FLAIR that has the model's spacing already: its axes are put in order after
-/// the cut, not before, which spares a copy of the whole field. A head's holes are filled in axial
-/// slices, so heads go the other way.
-fn cut_in_place(flair: &Volume<f32>) -> Result<Option<Cut>, Error> {
-    let head = foreground(flair).map_err(Error::NothingThere)?;
-    let Some((start, shape)) = box_around(&head.mask).filter(|_| head.extent == Extent::Brain)
-    else {
-        return Ok(None);
-    };
-    let grid = flair
-        .grid()
-        .crop(start, shape)
-        .map_err(Error::Grid)?
-        .canonical();
-    let (brain, volume) = (reorder(&head.mask, &grid, 0), reorder(flair, &grid, 0.0));
-    Ok(brain.zip(volume).map(|(brain, volume)| {
-        let resampling = Resampling::Exact;
-        let image = Placed {
-            contrast: Contrast::Flair,
-            volume,
-            resampling,
-            coverage: 1.0,
-        };
-        Cut {
-            grid,
-            image,
-            brain,
-            extent: head.extent,
-        }
-    }))
-}
-
-/// The brain that `probability` tells within a grid: its mask, and the box around it.
-fn found_in(
-    grid: &Grid,
-    probability: &Volume<f32>,
-) -> Result<(Volume<u8>, [isize; 3], Grid), Error> {
-    let (on_grid, _) = resample(probability, grid, 0.0);
-    let inside = on_grid.map(|p| u8::from(p > 0.5));
-    let brain = filled(&inside, Fill::Volume);
-    let (start, shape) = box_around(&brain).unwrap_or(([0; 3], grid.shape()));
-    let cut = grid.crop(start, shape).map_err(Error::Grid)?;
-    Ok((brain.cropped(start, cut, 0), start, cut))
+    let within = |a: usize, at: f64| (at.max(0.0) as usize).min(shape[a]);
+    let start = [0, 1, 2].map(|a| within(a, first[a].floor() - MARGIN as f64));
+    let end = [0, 1, 2].map(|a| within(a, last[a].ceil() + (1 + MARGIN) as f64));
+    if (0..3).any(|a| start[a] >= end[a]) {
+        return ([0; 3], shape);
+    }
+    (
+        start.map(|n| n as isize),
+        [0, 1, 2].map(|a| end[a] - start[a]),
+    )
 }
 
 fn placed(others: &[Sent], grid: &Grid, brain: &Volume<u8>) -> Result<Vec<Placed>, Error> {
@@ -397,16 +406,18 @@ fn coverage(sent: &Sent, grid: &Grid, brain: &Volume<u8>) -> f64 {
     within as f64 / all.max(1) as f64
 }
 
-/// The box around a mask with its margin, cut to the volume: first voxel and shape.
-fn box_around(mask: &Volume<u8>) -> Option<([isize; 3], [usize; 3])> {
-    let (low, inner) = box_of(mask)?;
+/// The box around a mask with its margin, cut to the volume: first voxel and shape. Everything if the mask is empty.
+fn box_around(mask: &Volume<u8>) -> ([isize; 3], [usize; 3]) {
     let shape = mask.grid().shape();
+    let Some((low, inner)) = box_of(mask) else {
+        return ([0; 3], shape);
+    };
     let start = low.map(|n| n.saturating_sub(MARGIN));
     let end = [0, 1, 2].map(|a| (low[a] + inner[a] + MARGIN).min(shape[a]));
-    Some((
+    (
         start.map(|n| n as isize),
         [0, 1, 2].map(|a| end[a] - start[a]),
-    ))
+    )
 }
 
 /// The box of what is not 0: first voxel and shape.
@@ -438,8 +449,19 @@ pub(crate) fn box_of(mask: &Volume<u8>) -> Option<([usize; 3], [usize; 3])> {
 #[cfg(test)]
 mod tests {
     use glam::DVec3;
+    use proptest::prelude::*;
 
     use super::*;
+
+    /// A study of a stripped FLAIR.
+    fn assemble(
+        flair: &Volume<f32>,
+        others: &[Sent],
+        spacing_mm: [f64; 3],
+    ) -> Result<Study, Error> {
+        let cut = stripped(flair, spacing_mm)?;
+        cut.expect("it is stripped").assemble(others)
+    }
 
     /// A ball of brain on nothing, 2 mm voxels, its middle at the origin of the world.
     fn ball(value: f32) -> Volume<f32> {
@@ -541,15 +563,16 @@ mod tests {
             Contrast::T1w,
             whole.cropped([22; 3], grid, 0.0),
         )];
-        let study = cut(&flair, [2.0; 3]).unwrap().assemble(&others).unwrap();
+        let study = assemble(&flair, &others, [2.0; 3]).unwrap();
         assert!(study.images[1].coverage < 0.99);
         let (grid, before) = (study.grid, study.brain_ml());
         let within = Volume::from_fn(grid, |at| {
             f32::from(u8::from(grid.centre_of(at).0.length() < 40.0))
         });
-        let unbelieved = study.clone().of_a_head(None, &others).unwrap();
+        let unbelieved = head(&flair, [2.0; 3]).unwrap().assemble(&others).unwrap();
         assert_eq!((unbelieved.extent, unbelieved.grid), (Extent::Head, grid));
-        let found = study.of_a_head(Some(&within), &others).unwrap();
+        let found = extracted(&flair, &within, [2.0; 3]).unwrap();
+        let found = found.assemble(&others).unwrap();
         assert_eq!(found.extent, Extent::Extracted);
         assert!(found.grid.voxels() < grid.voxels());
         let share = found.brain_ml() / before;
@@ -562,6 +585,36 @@ mod tests {
             let away = found.grid.centre_of(found.grid.index(middle)).0.length();
             let there = f64::from(image.volume.samples()[middle]);
             assert!((there - value - away).abs() < 1e-3, "{there} {away}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_brain_cut_near_where_it_is_likely_is_the_one_of_the_whole_field(
+            centre in prop::array::uniform3(-60.0_f64..60.0), radius in 4.0_f64..40.0, turn in -0.4_f64..0.4,
+            spacing in 1.5_f64..4.0,
+        ) {
+            let flair = ball(10.0);
+            // A shell of brain, told on a grid of its own.
+            let middle = DVec3::from(centre);
+            let matrix3 = glam::DMat3::from_rotation_z(turn) * spacing;
+            let translation = matrix3 * DVec3::splat(-40.0);
+            let grid = Grid::new([81; 3], DAffine3 { matrix3, translation }).unwrap();
+            let told = Volume::from_fn(grid, |at| {
+                let away = (grid.centre_of(at).0 - middle).length();
+                if (radius - 8.0..radius).contains(&away) { 0.9 } else { 0.1 }
+            });
+            let found = extracted(&flair, &told, [2.0; 3]).unwrap();
+
+            let field = flair.grid().canonical();
+            let (everywhere, _) = resample(&told, &field, 0.0);
+            let brain = filled(&everywhere.map(|p| u8::from(p > 0.5)), Fill::Volume);
+            let whole = cropped(resample(&flair, &field, 0.0), &brain, Extent::Extracted).unwrap();
+            prop_assert_eq!(found.grid.shape(), whole.grid.shape());
+            let moved = found.grid.to_voxels_of(&whole.grid).translation;
+            prop_assert!(moved.length() < 1e-6, "{moved}");
+            prop_assert_eq!(found.brain.samples(), whole.brain.samples());
+            prop_assert_eq!(found.image.volume.samples(), whole.image.volume.samples());
         }
     }
 

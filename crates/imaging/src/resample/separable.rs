@@ -72,23 +72,23 @@ impl Separable {
         if wide * high * reach(&of_k.1).len() == 0 {
             return Volume::filled(*target, outside);
         }
-        let mut slices = vec![0.0_f32; wide * high * of_k.1.len()];
-        slices
-            .par_chunks_mut(wide * high)
+        let shape = [of_i.1.len(), of_j.1.len(), of_k.1.len()];
+        let mut values = vec![0.0_f32; shape.iter().product()];
+        // Slice by slice, so that what is between the passes stays near the processor.
+        let workspace = || (vec![0.0; wide * high], vec![0.0; wide * shape[1]]);
+        values
+            .par_chunks_mut(shape[0] * shape[1])
             .zip(&of_k.1)
-            .for_each(|(out, taps)| {
-                for (k, &weight) in (taps.first..).zip(&taps.weights) {
-                    for (out, j) in out.chunks_mut(wide).zip(seen_j.clone()) {
+            .for_each_init(workspace, |(slice, rows), (out, of_k)| {
+                slice.fill(0.0);
+                for (k, &weight) in (of_k.first..).zip(&of_k.weights) {
+                    for (out, j) in slice.chunks_mut(wide).zip(seen_j.clone()) {
                         let row = seen_i.start + ni * (j + nj * k);
                         add(&source.samples()[row..row + wide], weight, out);
                     }
                 }
-            });
-        let mut rows = vec![0.0_f32; wide * of_j.1.len() * of_k.1.len()];
-        rows.par_chunks_mut(wide * of_j.1.len())
-            .zip(slices.par_chunks(wide * high))
-            .for_each(|(out, slice)| {
-                for (out, taps) in out.chunks_mut(wide).zip(&of_j.1) {
+                rows.fill(0.0);
+                for (out, taps) in rows.chunks_mut(wide).zip(&of_j.1) {
                     let lines = slice
                         .chunks(wide)
                         .skip(taps.first - seen_j.start.min(taps.first));
@@ -96,24 +96,18 @@ impl Separable {
                         add(line, weight, out);
                     }
                 }
+                for (out, row) in out.chunks_mut(shape[0]).zip(rows.chunks(wide)) {
+                    for (out, taps) in out.iter_mut().zip(&of_i.1) {
+                        let values = &row[taps.first - seen_i.start.min(taps.first)..];
+                        *out = taps.weights.iter().zip(values).map(|(w, v)| w * v).sum();
+                    }
+                }
             });
-        drop(slices);
-        let shape = [of_i.1.len(), of_j.1.len(), of_k.1.len()];
-        // Along i, and into the order of the target's axes at once.
+        // Into the order of the target's axes.
         let mut strides = [0; 3];
         for (s, stride) in [1, shape[0], shape[0] * shape[1]].into_iter().enumerate() {
             strides[self.along[s].0] = stride;
         }
-        let mut columns = vec![0.0_f32; shape.iter().product()];
-        columns
-            .par_chunks_mut(shape[0])
-            .zip(rows.par_chunks(wide))
-            .for_each(|(out, row)| {
-                for (out, taps) in out.iter_mut().zip(&of_i.1) {
-                    let values = &row[taps.first - seen_i.start.min(taps.first)..];
-                    *out = taps.weights.iter().zip(values).map(|(w, v)| w * v).sum();
-                }
-            });
         let inside = |a: usize, n: usize| {
             let of_axis = self.along.iter().find(|(axis, _)| *axis == a);
             of_axis.map_or(0.0, |(_, taps)| taps[n].inside)
@@ -130,7 +124,7 @@ impl Separable {
                 let inside_row = inside(1, j) * inside(2, k);
                 for (i, out) in out.iter_mut().enumerate() {
                     let beyond = outside * (1.0 - inside_row * inside_i[i]);
-                    *out = columns[start + i * strides[0]] + beyond;
+                    *out = values[start + i * strides[0]] + beyond;
                 }
             });
         out

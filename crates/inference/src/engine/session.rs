@@ -60,6 +60,18 @@ pub(super) struct SessionKey {
     pub(super) precision: Precision,
 }
 
+impl SessionKey {
+    /// For one patch at a time.
+    pub(super) fn of_one(network: &Arc<Network>, shape: [usize; 3], precision: Precision) -> Self {
+        Self {
+            network: Arc::clone(network),
+            shape,
+            batch: 1,
+            precision,
+        }
+    }
+}
+
 impl PartialEq for SessionKey {
     fn eq(&self, other: &Self) -> bool {
         self.network.sha256 == other.network.sha256

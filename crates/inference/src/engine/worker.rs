@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::device::{Device, DeviceChoice, Precision};
 use super::providers::{Availability, availability};
@@ -66,7 +66,8 @@ enum Order {
     Compute(Patch),
     Open {
         key: SessionKey,
-        done: Sender<Result<(), Error>>,
+        /// Who waits for it, if anybody does.
+        done: Option<Sender<Result<(), Error>>>,
     },
 }
 
@@ -155,14 +156,29 @@ impl Engine {
         precision: Precision,
     ) -> Result<(), Error> {
         let (done, opened) = bounded(1);
-        let key = SessionKey {
-            network: Arc::clone(network),
-            shape,
-            batch: 1,
-            precision,
-        };
+        let key = SessionKey::of_one(network, shape, precision);
+        let done = Some(done);
         self.order(Order::Open { key, done })?;
         opened.recv().unwrap_or(Err(Error::Stopped))
+    }
+
+    /// As [`Engine::open`], without waiting for it. If it cannot be opened, the first patch will say so; if other work fills
+    /// the queue, nothing is done.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the engine's thread has ended.
+    pub fn get_ready(
+        &self,
+        network: &Arc<Network>,
+        shape: [usize; 3],
+        precision: Precision,
+    ) -> Result<(), Error> {
+        let key = SessionKey::of_one(network, shape, precision);
+        let orders = self.orders.as_ref().ok_or(Error::Stopped)?;
+        match orders.try_send(Order::Open { key, done: None }) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(Error::Stopped),
+        }
     }
 
     fn order(&self, order: Order) -> Result<(), Error> {
@@ -252,7 +268,7 @@ impl Worker {
             Order::Compute(patch) => waiting.push_back(patch),
             Order::Open { key, done } => {
                 let opened = self.session(&key).map(|_| ());
-                if done.send(opened).is_err() {
+                if done.is_some_and(|done| done.send(opened).is_err()) {
                     tracing::debug!("nobody waits for the session that was opened");
                 }
             }

@@ -1,8 +1,7 @@
 //! What the report says of a study's result.
-use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::{CountingRule, Lesions};
 use dawson_imaging::regions::Place;
-use dawson_imaging::study::Study;
+use dawson_imaging::study::{Extent, Study};
 
 use super::{Run, Settings, infer, quality};
 use crate::models::Heading;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, bounded};
 use dawson_imaging::anatomy::{self, Anatomy, Part};
 use dawson_imaging::appearance::Appearance;
-use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::Lesions;
 use dawson_imaging::regions::{Place, Region, TOUCH_MM};
 use dawson_imaging::study;
@@ -62,14 +61,13 @@ pub(super) type TooLargeOr<T> = Result<T, Warning>;
 /// Shows the FLAIR to the anatomy network, if there is one.
 pub(super) fn show<'a>(
     flair: &Volume<f32>,
-    extent: Extent,
+    is_stripped: bool,
     run: Run<'a>,
     cancel: &Arc<Cancel>,
 ) -> Result<Option<TooLargeOr<Shown<'a>>>, Error> {
     let Some(model) = run.anatomy else {
         return Ok(None);
     };
-    let is_stripped = extent == Extent::Brain;
     let view = anatomy::view(flair, &model.manifest.showing, is_stripped).map_err(|e| {
         Error::Study(match e {
             anatomy::Error::Grid(e) => study::Error::Grid(e),
@@ -157,7 +155,7 @@ fn told_of_head(
     run: Run<'_>,
     cancel: &Arc<Cancel>,
 ) -> Result<(Option<Told>, f64), Error> {
-    let Some(Ok(shown)) = show(flair, Extent::Head, run, cancel)? else {
+    let Some(Ok(shown)) = show(flair, false, run, cancel)? else {
         return Ok((None, 0.0));
     };
     let showing = &shown.model.manifest.showing;

@@ -8,9 +8,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use dawson_imaging::brain::Extent;
 use dawson_imaging::grid::Grid;
-use dawson_imaging::study::Study;
+use dawson_imaging::study::{Extent, Study};
 use dawson_imaging::tile::{self, Tiling};
 use dawson_imaging::volume::{TOGETHER, Volume};
 use dawson_imaging::vote::{Votes, Weighting};
@@ -74,6 +73,24 @@ struct Asking<'a> {
     done: usize,
     total: usize,
     network_s: f64,
+}
+
+/// Lets the engine get ready for a study in a box of `shape`, while that is being made.
+pub(super) fn get_ready(shape: [usize; 3], run: Run<'_>) -> Result<(), Error> {
+    let patch = match run.settings.voting {
+        Voting::Single | Voting::Adaptive => at_once(shape, run),
+        Voting::Full => None,
+    };
+    let patch = patch.unwrap_or_else(|| run.settings.patch.map(NonZeroUsize::get));
+    let (network, precision) = (&run.model.network, run.settings.precision);
+    Ok(run.engine.get_ready(network, patch, precision)?)
+}
+
+/// The patch that holds a box of `shape` in one look, if memory allows one.
+fn at_once(shape: [usize; 3], run: Run<'_>) -> Option<[usize; 3]> {
+    tile::whole(shape, run.model.manifest.input.multiple)
+        .map(|patch| patch.map(NonZeroUsize::get))
+        .filter(|patch| patch.iter().product::<usize>() <= MOST_AT_ONCE)
 }
 
 /// Asks the network about a study; does something else `meanwhile`, once it is at work.
@@ -187,14 +204,10 @@ impl Ballot {
 /// Where to look: at all at once if that was asked for and fits, else at patches with brain in them.
 fn plan(study: &Study, run: Run<'_>) -> Plan {
     let shape = study.grid.shape();
-    let multiple = run.model.manifest.input.multiple;
-    let whole = tile::whole(shape, multiple)
-        .map(|patch| patch.map(NonZeroUsize::get))
-        .filter(|patch| patch.iter().product::<usize>() <= MOST_AT_ONCE)
-        .map(|patch| {
-            let start = [0, 1, 2].map(|a| -((patch[a] - shape[a]) as isize / 2));
-            looks(patch, Weighting::Uniform, vec![start], run)
-        });
+    let whole = at_once(shape, run).map(|patch| {
+        let start = [0, 1, 2].map(|a| -((patch[a] - shape[a]) as isize / 2));
+        looks(patch, Weighting::Uniform, vec![start], run)
+    });
     let patches = || {
         let tiling = Tiling {
             patch: run.settings.patch,

@@ -1,10 +1,9 @@
 //! From files to contrasts that lie on one another: what was sent, checked, decoded, aligned, and written down.
 use dawson_imaging::align::Similarities;
-use dawson_imaging::brain::Extent;
 use dawson_imaging::dicom::Source;
 use dawson_imaging::nifti::{self, AffineSource, SpatialFields};
 use dawson_imaging::resample::Resampling;
-use dawson_imaging::study::{self, Contrast, Placed, Sent, Study};
+use dawson_imaging::study::{self, Contrast, Extent, Placed, Sent, Study};
 use dawson_imaging::volume::Volume;
 use sha2::{Digest, Sha256};
 

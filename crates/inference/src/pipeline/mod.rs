@@ -24,7 +24,6 @@ use anatomy::{Shown, Told, TooLargeOr};
 pub use artifacts::{Artifact, MediaType};
 use clock::Clock;
 pub use clock::{Progress, Stage};
-use dawson_imaging::brain::Extent;
 pub use dawson_imaging::dicom::Pseudonyms;
 use dawson_imaging::dicom::{SiteRule, Source};
 use dawson_imaging::grid::Grid;
@@ -34,7 +33,7 @@ use dawson_imaging::normalise::{Scale, normalise};
 use dawson_imaging::preview::Frame;
 use dawson_imaging::regions::{self, Place};
 use dawson_imaging::resample::resample;
-use dawson_imaging::study::{self, Contrast, Cut, Sent, Study};
+use dawson_imaging::study::{self, Contrast, Cut, Extent, Sent, Study};
 use dawson_imaging::volume::{TOGETHER, Volume};
 pub use dicom::{RulesError, Selection, series_rules};
 pub use error::{Error, engine_code, model_code, nifti_code};
@@ -246,7 +245,7 @@ fn segment(
 
     clock.enter(Stage::Decode)?;
     let first_look = |flair: &Volume<f32>| first_look(flair, run, cancel);
-    let (taken, (cut, shown)) = take(input, run, first_look)?;
+    let (taken, (stripped, shown)) = take(input, run, first_look)?;
     let Taken {
         decoded,
         source,
@@ -267,14 +266,14 @@ fn segment(
     // The anatomy network has the FLAIR: what can be done without its answer is done now.
     clock.enter(Stage::Align)?;
     align(&flair, &mut others, run, &mut contrasts, &mut warnings);
-    let beside = Beside::lay(cut, others)?;
+    let beside = Beside::lay(stripped, others)?;
 
     clock.enter(Stage::Anatomy)?;
     let stripped_ml = beside.stripped_ml();
     let told = anatomy::hear(shown, &flair, stripped_ml, run, cancel, &mut warnings)?;
 
     clock.enter(Stage::Assemble)?;
-    let mut study = beside.study(told.as_ref())?;
+    let mut study = beside.study(&flair, told.as_ref(), run)?;
     describe_placement(&study, &mut contrasts, &mut warnings);
     if let Some(told) = &told {
         looks::judge(told, &study, &mut contrasts, &mut warnings)?;
@@ -355,56 +354,58 @@ fn segment(
     })
 }
 
-/// Cuts the FLAIR to the brain or head, and shows it to the anatomy network.
+/// Shows the FLAIR to the anatomy network; cuts it to its brain if the sender stripped it.
 fn first_look<'a>(
     flair: &Volume<f32>,
     run: Run<'a>,
     cancel: &Arc<Cancel>,
-) -> Result<(Cut, Option<TooLargeOr<Shown<'a>>>), Error> {
-    let cut = study::cut(flair, run.model.manifest.input.spacing_mm).map_err(Error::Study)?;
-    let shown = anatomy::show(flair, cut.extent(), run, cancel)?;
-    Ok((cut, shown))
+) -> Result<(Option<Cut>, Option<TooLargeOr<Shown<'a>>>), Error> {
+    let stripped = study::stripped(flair, spacing_mm(run)).map_err(Error::Study)?;
+    let shown = anatomy::show(flair, stripped.is_some(), run, cancel)?;
+    if let Some(cut) = &stripped {
+        infer::get_ready(cut.grid().shape(), run)?;
+    }
+    Ok((stripped, shown))
 }
 
-/// The contrasts beside the FLAIR, laid there or waiting for its brain to be found.
-enum Beside {
-    Laid(Study, Vec<Sent>),
-    Waiting(Cut, Vec<Sent>),
+fn spacing_mm(run: Run<'_>) -> [f64; 3] {
+    run.model.manifest.input.spacing_mm
+}
+
+/// The contrasts beside the FLAIR, and the study that they make if its brain is known already.
+struct Beside {
+    laid: Option<Study>,
+    others: Vec<Sent>,
 }
 
 impl Beside {
     /// What the sender stripped is believed, so its box is known; a head's is told by the anatomy network.
-    fn lay(cut: Cut, others: Vec<Sent>) -> Result<Self, Error> {
-        if cut.extent() == Extent::Brain {
-            let study = cut.assemble(&others).map_err(Error::Study)?;
-            Ok(Self::Laid(study, others))
-        } else {
-            Ok(Self::Waiting(cut, others))
-        }
+    fn lay(stripped: Option<Cut>, others: Vec<Sent>) -> Result<Self, Error> {
+        let laid = stripped.map(|cut| cut.assemble(&others)).transpose();
+        Ok(Self {
+            laid: laid.map_err(Error::Study)?,
+            others,
+        })
     }
 
     /// The brain that the sender left, millilitres.
     fn stripped_ml(&self) -> Option<f64> {
-        match self {
-            Self::Laid(study, _) => Some(study.brain_ml()),
-            Self::Waiting(..) => None,
-        }
+        self.laid.as_ref().map(Study::brain_ml)
     }
 
     /// The study; of a head, in the box of the brain that was found in it.
-    fn study(self, told: Option<&Told>) -> Result<Study, Error> {
-        match (self, told) {
-            (Self::Laid(study, others), Some(told)) if told.is_a_head_after_all => {
-                let brain = told.is_believed.then_some(&told.anatomy.brain);
-                study.of_a_head(brain, &others).map_err(Error::Study)
-            }
-            (Self::Laid(study, _), _) => Ok(study),
-            (Self::Waiting(cut, others), Some(told)) if told.is_believed => cut
-                .extracted(&told.anatomy.brain)
-                .and_then(|cut| cut.assemble(&others))
-                .map_err(Error::Study),
-            (Self::Waiting(cut, others), _) => cut.assemble(&others).map_err(Error::Study),
+    fn study(self, flair: &Volume<f32>, told: Option<&Told>, run: Run<'_>) -> Result<Study, Error> {
+        let is_a_head = told.is_some_and(|told| told.is_a_head_after_all);
+        if let Some(study) = self.laid.filter(|_| !is_a_head) {
+            return Ok(study);
         }
+        let cut = match told.filter(|told| told.is_believed) {
+            Some(told) => study::extracted(flair, &told.anatomy.brain, spacing_mm(run)),
+            None => study::head(flair, spacing_mm(run)),
+        };
+        let cut = cut.map_err(Error::Study)?;
+        infer::get_ready(cut.grid().shape(), run)?;
+        cut.assemble(&self.others).map_err(Error::Study)
     }
 }
 

@@ -2,11 +2,10 @@
 //!
 //! Nothing here hides a result. What scans should be like is taken from MAGNIMS-CMSC-NAIMS 2021 (Wattjes et
 //! al., Lancet Neurol 20:653): FLAIR in 3D at 1 mm, or slices of at most 3 mm without gaps.
-use dawson_imaging::brain::Extent;
 use dawson_imaging::lesions::Lesions;
 use dawson_imaging::noise;
 use dawson_imaging::resample::nearest;
-use dawson_imaging::study::Study;
+use dawson_imaging::study::{Extent, Study};
 use dawson_imaging::volume::Volume;
 use rayon::prelude::*;
 
