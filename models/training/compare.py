@@ -3,12 +3,16 @@
     python compare.py losses recipes/compare.toml --data DATA --pool POOL --run RUN
         [--start WEIGHTS] [--out PNG]
     python compare.py votings WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V
-    python compare.py calibration WEIGHTS [WEIGHTS ...] --data DATA --temperature K [--out PNG]
+    python compare.py calibration WEIGHTS [WEIGHTS ...] --data DATA
+        [--flips --temperature K --shift S] [--out PNG]
+    python compare.py fit WEIGHTS [WEIGHTS ...] --data DATA [--flips]
 
 `losses` trains one network for each loss, from the same weights (random ones without `--start`) on the
 same batches, and judges each on the real cases, which it never saw; a run that is there already is
 judged as it is.
-`votings` and `calibration` judge each checkpoint on the cases that its training never saw.
+`votings` and `calibration` judge each checkpoint on the cases that its training never saw. `fit` finds
+the temperature and the shift of the logits that suit those cases best, each patient counting alike, and
+says how those of the other patients suit each.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from scipy import optimize
+from torch import Tensor
 
 from arrays import Array, Shape
 from cases import Case, read_cases
@@ -31,7 +37,7 @@ from evaluate import was_seen
 from losses import Term
 from measures import Rule, agreement, average_precision, dice, without_small
 from network import FCDenseNet
-from predict import Exported, lesion_probability, logits_of
+from predict import Asking, Exported, lesion_logits, lesion_probability, logits_of
 from recipe import Recipe, read_recipe
 from train import Places, train
 
@@ -63,7 +69,7 @@ def losses(recipe: Recipe, data: Path, places: Places, rule: Rule, out: Path | N
     The last column is what the probabilities could give at a threshold chosen on these very cases.
     """
     cases = [case for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)]
-    print(f"{recipe.training.steps} steps each; {_rule(rule)}; mean of n = {len(cases)} scans\n\n"
+    print(f"{recipe.training.steps} steps each; {rule}; mean of n = {len(cases)} scans\n\n"
           "| loss | DSC | PPV | sensitivity | lesion TPR | lesion FDR | found / true ml | PR-AUC "
           "| most DSC, at threshold |\n" + "| --- " * 9 + "|")
     points = {}
@@ -86,36 +92,101 @@ def losses(recipe: Recipe, data: Path, places: Places, rule: Rule, out: Path | N
         _plot(points, out)
 
 
-def calibration(weights: list[Path], data: Path, temperature: float, out: Path | None) -> None:
-    """How often a voxel of a stated probability is lesion.
-
-    The expected calibration error (Naeini et al., AAAI 2015) is of the voxels above 0.05: the brain is
-    nearly all surely healthy, and would hide everything else.
-    """
-    said, true = [], []
-    for path in weights:
-        net, recipe = averaged_network(path)
-        for case in read_cases(data / "labelled"):
-            if not was_seen(case.name, recipe):
-                p = lesion_probability(net, case.image, case.brain)[case.brain].astype(np.float64)
-                said.append(1 / (1 + (1 / np.clip(p, 1e-6, 1 - 1e-6) - 1) ** (1 / temperature)))
-                true.append(case.truth[case.brain])
-    p, t = np.concatenate(said), np.concatenate(true)
-    voxels, mean, share = _reliability(p, t)
-    print(f"temperature {temperature:g}, n = {len(said)} scans\n\n"
+def calibration(weights: list[Path], data: Path, asking: Asking, out: Path | None) -> None:
+    """How often a voxel of a stated probability is lesion."""
+    patients = _unseen(weights, data, flips=asking.flips).values()
+    said = [scan for scans in patients for scan in scans]
+    p = np.concatenate([scan.probability(asking) for scan in said])
+    voxels, mean, share = _reliability(p, np.concatenate([scan.truth for scan in said]))
+    print(f"{asking}, n = {len(said)} scans\n\n"
           "| probability | voxels | mean probability | share that is lesion |\n" + "| --- " * 4 + "|")
     for n in range(BINS):
         low, high = n / BINS, (n + 1) / BINS
         print(f"| {low:.1f} to {high:.1f} | {voxels[n]} | {mean[n]:.3f} | {share[n]:.3f} |")
-    voxels_above, mean_above, share_above = _reliability(p[p > 0.05], t[p > 0.05])
-    apart = np.abs(mean_above - share_above)
-    print(f"\nexpected calibration error above 0.05: {np.average(apart, weights=voxels_above):.3f}")
+    print(f"\nexpected calibration error above 0.05: {_error_of(said, asking):.3f}")
     if out:
         _, axes = plt.subplots(figsize=(4.5, 4.5))
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         axes.plot(mean, share, "o-")
         axes.set(xlabel="probability", ylabel="share of voxels that is lesion")
         _write(out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What one or two looks say of the brain of a scan, `(looks, voxels)`, and where lesions are."""
+
+    logits: Tensor
+    truth: Array
+
+    def probability(self, asking: Asking) -> Array:
+        return asking.probability(list(self.logits)).numpy().astype(np.float64)
+
+    def surprise(self, asking: Asking) -> float:
+        """The mean cross entropy."""
+        p = np.clip(self.probability(asking), 1e-7, 1 - 1e-7)
+        return float(-np.mean(np.where(self.truth, np.log(p), np.log(1 - p))))
+
+
+def fit(weights: list[Path], data: Path, *, flips: bool) -> None:
+    """Platt's scaling (Advances in Large Margin Classifiers, 1999) of logits on scans never seen."""
+    said = _unseen(weights, data, flips=flips)
+    print("| fitted on | judged on | temperature | shift | cross entropy before | and after "
+          "| calibration error above 0.05 before | and after |\n" + "| --- " * 8 + "|")
+    for left_out in (*said, None):
+        fitted_on = [name for name in said if name != left_out]
+        judged_on = [left_out] if left_out else fitted_on
+        asking = _fitted([said[name] for name in fitted_on], flips=flips)
+        scans = [scan for name in judged_on for scan in said[name]]
+        print(f"| {', '.join(fitted_on)} | {', '.join(judged_on)} | {asking.temperature:.2f} "
+              f"| {asking.shift:.2f} | " + " | ".join(
+                  f"{measured(scans, how):.{digits}f}" for measured, digits in
+                  ((_mean_surprise, 4), (_error_of, 3)) for how in (Asking(flips), asking)) + " |")
+
+
+def _mean_surprise(scans: list[Said], asking: Asking) -> float:
+    return float(np.mean([scan.surprise(asking) for scan in scans]))
+
+
+def _error_of(scans: list[Said], asking: Asking) -> float:
+    p = np.concatenate([scan.probability(asking) for scan in scans])
+    return _calibration_error(p, np.concatenate([scan.truth for scan in scans]))
+
+
+def _fitted(patients: list[list[Said]], *, flips: bool) -> Asking:
+    def asking(at: Array) -> Asking:
+        return Asking(flips, float(np.exp(at[0])), float(at[1]))
+
+    def surprise(at: Array) -> float:
+        return float(np.mean([_mean_surprise(scans, asking(at)) for scans in patients]))
+
+    found = optimize.minimize(surprise, np.zeros(2), method="Nelder-Mead",
+                              options={"xatol": 1e-3, "fatol": 1e-7})
+    return asking(found.x)
+
+
+def _unseen(weights: list[Path], data: Path, *, flips: bool) -> dict[str, list[Said]]:
+    """What each checkpoint says of the patients that it never saw, by patient."""
+    said: dict[str, list[Said]] = {}
+    for path in weights:
+        net, recipe = averaged_network(path)
+        for case in read_cases(data / "labelled"):
+            if not was_seen(case.name, recipe):
+                box, logits = lesion_logits(net, case.image, case.brain, flips=flips)
+                brain = case.brain[box]
+                inside = torch.from_numpy(brain)
+                of_case = Said(torch.stack([z[inside] for z in logits]), case.truth[box][brain])
+                said.setdefault(case.name.split("-")[0], []).append(of_case)
+    return said
+
+
+def _calibration_error(p: Array, t: Array) -> float:
+    """The expected calibration error (Naeini et al., AAAI 2015) of the voxels above 0.05.
+
+    The brain is nearly all surely healthy, and would hide everything else.
+    """
+    voxels, mean, share = _reliability(p[p > 0.05], t[p > 0.05])
+    return float(np.average(np.abs(mean - share), weights=voxels))
 
 
 def _reliability(p: Array, t: Array) -> tuple[Array, Array, Array]:
@@ -125,10 +196,6 @@ def _reliability(p: Array, t: Array) -> tuple[Array, Array, Array]:
     sums = np.bincount(bins, p, BINS), np.bincount(bins, t, BINS)
     mean, share = (total / np.maximum(voxels, 1) for total in sums)
     return voxels, mean, share
-
-
-def _rule(rule: Rule) -> str:
-    return f"threshold {rule.threshold}, minimum {rule.min_ml} ml"
 
 
 def _judge(probability: Array, case: Case, rule: Rule) -> tuple[float, ...]:
@@ -170,7 +237,7 @@ def votings(weights: list[Path], data: Path, rule: Rule) -> None:
                     judged = _judge(probability, case, rule)
                     rows.setdefault(f"{overlap:g}, {weighting}", []).append(judged)
     n = len(rows["one look"])
-    print(f"patches of {PATCH}; {_rule(rule)}; mean of n = {n} scans\n\n"
+    print(f"patches of {PATCH}; {rule}; mean of n = {n} scans\n\n"
           "| overlap, weighting | DSC | lesion TPR | lesion FDR | PR-AUC |\n" + "| --- " * 5 + "|")
     for name, several in rows.items():
         dsc, _, _, lesion_tpr, lesion_fdr, _, area = np.nanmean(several, 0)
@@ -224,14 +291,14 @@ def _window(along: Array) -> Array:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("what", choices=("losses", "votings", "calibration"))
+    options.add_argument("what", choices=("losses", "votings", "calibration", "fit"))
     options.add_argument("sources", type=Path, nargs="+", help="a recipe, or weights")
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--pool", type=Path)
     options.add_argument("--run", type=Path)
     options.add_argument("--start", type=Path, help="weights that every loss begins with")
     options.add_argument("--out", type=Path, help="a picture of what is printed")
-    options.add_argument("--temperature", type=float, default=1.0)
+    Asking.add_options(options)
     Rule.add_options(options)
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
@@ -241,7 +308,10 @@ def main() -> None:
         votings(given.sources, given.data, rule)
         return
     if given.what == "calibration":
-        calibration(given.sources, given.data, given.temperature, given.out)
+        calibration(given.sources, given.data, Asking.given(given), given.out)
+        return
+    if given.what == "fit":
+        fit(given.sources, given.data, flips=given.flips)
         return
     if given.pool is None or given.run is None:
         options.error("losses needs --pool and --run")

@@ -2,12 +2,14 @@
 
     python evaluate.py labelled WEIGHTS --data DATA         real cases, by subset of contrasts
     python evaluate.py graded WEIGHTS --pool POOL           synthetic heads of known load (or an ONNX)
-    python evaluate.py tune WEIGHTS --pool POOL             threshold, minimum volume, temperature
+    python evaluate.py tune WEIGHTS --pool POOL             threshold, minimum volume
     python evaluate.py anatomy WEIGHTS --data DATA          brain masks
     python evaluate.py classes WEIGHTS --pool POOL          DSC of each class on heads kept out
 
-Every command prints a table with its n. The network is the averaged one; a real patient's figure means
-something only if the recipe kept that patient out of the lesion bank.
+Every command prints a table with its n. `--flips`, `--temperature` and `--shift` say how the lesion
+network is asked (`predict.Asking`); thresholds are for what it says then. The network is the averaged
+one; a real patient's figure means something only if the recipe kept that patient out of the lesion
+bank.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 from arrays import Array
 from cases import read_cases
@@ -38,13 +40,16 @@ from measures import (
 )
 from network import FCDenseNet
 from normalise import OUTSIDE
-from predict import Exported, lesion_probability, look_at
+from predict import Asking, Exported, lesion_probability, look_at
 from randomised import CLASSES
 from rawscans import brain_figures
 from recipe import LESION_BIT, Recipe
 
 SUBSETS = (("flair",), ("flair", "t1w"), ("flair", "t2w"), CONTRASTS)
 TRUTH_MIN_ML = 0.003
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+MINIMA_ML = (0.003, 0.006, 0.01)
+"""What `tune` chooses among."""
 
 
 def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
@@ -82,9 +87,9 @@ def brain_of(image: Array, label: Array) -> Array:
     return ndimage.binary_fill_holes(inside)
 
 
-def labelled(net: FCDenseNet, recipe: Recipe, data: Path, rule: Rule) -> None:
+def labelled(net: FCDenseNet, recipe: Recipe, data: Path, rule: Rule, asking: Asking) -> None:
     """Every real case with every subset of contrasts that it has; of patients never seen only."""
-    print(f"threshold {rule.threshold}, minimum {rule.min_ml} ml\n")
+    print(f"{asking}, {rule}\n")
     print("| case | contrasts | true ml | found ml | DSC | PPV | TPR | lesion TPR | lesion FDR "
           "| PR-AUC | volume error |\n" + "| --- " * 11 + "|")
     rows: dict[str, list[tuple[Agreement, float]]] = defaultdict(list)
@@ -97,7 +102,7 @@ def labelled(net: FCDenseNet, recipe: Recipe, data: Path, rule: Rule) -> None:
             if not set(subset) <= set(present):
                 continue
             seen = case.only(subset)
-            probability = lesion_probability(net, seen.image, seen.brain)
+            probability = lesion_probability(net, seen.image, seen.brain, asking)
             figures = agreement(rule.mask(probability), without_small(seen.truth, TRUTH_MIN_ML))
             area = average_precision(probability, seen.truth, seen.brain)
             rows["all that it has" if subset == present else "+".join(subset)].append(
@@ -118,14 +123,14 @@ def was_seen(case: str, recipe: Recipe) -> bool:
         recipe.pool.bank_without or ("//",))
 
 
-def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule) -> None:
+def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule, asking: Asking) -> None:
     """Synthetic heads by load and slice thickness, lesions by size, and heads without lesions."""
     groups: dict[tuple[float, float], list[Agreement]] = defaultdict(list)
     for image, label, grade in pool_samples(pool):
         truth = (label >> LESION_BIT) > 0
-        found = rule.mask(lesion_probability(net, image, brain_of(image, label)))
+        found = rule.mask(lesion_probability(net, image, brain_of(image, label), asking))
         groups[grade["load_ml"], grade["slices_mm"]].append(agreement(found, truth))
-    print(f"threshold {rule.threshold}, minimum {rule.min_ml} ml\n")
+    print(f"{asking}, {rule}\n")
     print("| load ml | slices mm | n | DSC | lesion TPR | lesion TPR from 0.03 ml | lesion FDR "
           "| volume error | false ml |\n" + "| --- " * 9 + "|")
     for (load_ml, slices_mm), several in sorted(groups.items()):
@@ -148,37 +153,23 @@ def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule) -> None:
     print("| touched of all | " + " | ".join(f"{t} of {n}" for t, n in totals))
 
 
-def tune(net: FCDenseNet, pool: Path) -> None:
-    """The rule with the best mean DSC less false volume, and the temperature of the logits."""
-    rules = [Rule(threshold, min_ml) for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-             for min_ml in (0.003, 0.006, 0.01)]
+def tune(net: FCDenseNet, pool: Path, asking: Asking) -> None:
+    """The rules with the best mean DSC and lesion F1, less false volume where there are no lesions."""
+    rules = [Rule(threshold, min_ml) for threshold in THRESHOLDS for min_ml in MINIMA_ML]
     score: dict[Rule, list[float]] = defaultdict(list)
-    logits, truths = [], []
     for image, label, _ in pool_samples(pool):
         brain = brain_of(image, label)
         truth = (label >> LESION_BIT) > 0
-        probability = lesion_probability(net, image, brain)
+        probability = lesion_probability(net, image, brain, asking)
         box = ndimage.find_objects(brain.astype(np.uint8))[0]
         for rule in rules:
             figures = agreement(rule.mask(probability[box]), truth[box])
             f1 = _harmonic(figures.lesion_tpr, 1 - figures.lesion_fdr)
             score[rule].append(figures.dsc + f1 if truth.any() else -figures.found_ml)
-        p = np.clip(probability[brain][::7], 1e-6, 1 - 1e-6)
-        logits.append(np.log(p / (1 - p)))
-        truths.append(truth[brain][::7])
-    z, t = np.concatenate(logits), np.concatenate(truths)
-
-    def surprise(log_temperature: float) -> float:
-        scaled = z / np.exp(log_temperature)
-        return float(np.mean(np.logaddexp(0, scaled) - t * scaled))
-
-    best = optimize.minimize_scalar(surprise, bounds=(-1.5, 1.5), method="bounded")
     n = len(next(iter(score.values())))
-    print(f"n = {n} heads; temperature {np.exp(best.x):.2f}: cross entropy {surprise(0):.5f} -> "
-          f"{best.fun:.5f}")
+    print(f"{asking}, n = {n} heads")
     for rule, values in sorted(score.items(), key=lambda item: -np.nanmean(item[1]))[:8]:
-        print(f"threshold {rule.threshold} minimum {rule.min_ml} ml: DSC + lesion F1 "
-              f"{np.nanmean(values):.3f}")
+        print(f"{rule}: DSC + lesion F1 {np.nanmean(values):.3f}")
 
 
 def anatomy(net: FCDenseNet, data: Path) -> None:
@@ -213,26 +204,27 @@ def main() -> None:
     options.add_argument("--data", type=Path)
     options.add_argument("--pool", type=Path)
     Rule.add_options(options)
+    Asking.add_options(options)
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    rule = Rule.given(given)
+    rule, asking = Rule.given(given), Asking.given(given)
     needed = "pool" if given.what in ("graded", "tune", "classes") else "data"
     if getattr(given, needed) is None:
         options.error(f"{given.what} needs --{needed}")
     if given.weights.suffix == ".onnx":
         if given.what != "graded":
             options.error(f"{given.what} needs a checkpoint, not an exported network")
-        graded(Exported(given.weights), given.pool, rule)
+        graded(Exported(given.weights), given.pool, rule, asking)
         return
     net, recipe = averaged_network(given.weights)
     match given.what:
         case "labelled":
-            labelled(net, recipe, given.data, rule)
+            labelled(net, recipe, given.data, rule, asking)
         case "graded":
-            graded(net, given.pool, rule)
+            graded(net, given.pool, rule, asking)
         case "tune":
-            tune(net, given.pool)
+            tune(net, given.pool, asking)
         case "anatomy":
             anatomy(net, given.data)
         case "classes":

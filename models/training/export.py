@@ -1,18 +1,22 @@
 """Writes a checkpoint's averaged network as ONNX and proves that it answers as PyTorch does.
 
-    python export.py RUN/weights.pt OUT --version 0.3.0 [--threshold T --min-ml V --temperature K]
+    python export.py RUN/weights.pt OUT --version 0.4.0 [--threshold T --min-ml V]
+        [--flips --temperature K --shift S] [--hours H]
 
 OUT receives `model.onnx` (opset 17, batch and every axis free) and `model.toml` (all that a service
-must know, with a golden patch). The temperature is part of the graph, so the threshold is carried
-over to it. BatchNorm is folded into the convolution before it where there is one; in a dense layer
-it comes first, so there it stays one scale and shift per map.
+must know, with a golden patch). Temperature and shift are part of the graph, and the threshold is for
+what it says then. With the hours of training behind the weights, `model.toml` tells this command and
+the commit that it was run in. BatchNorm is folded into the convolution before it where there is one;
+in a dense layer it comes first, so there it stays one scale and shift per map.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import math
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +31,7 @@ from contrasts import CONTRASTS
 from measures import Rule
 from network import FCDenseNet
 from normalise import CLIP, MISSING, OUTSIDE
-from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM
+from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM, ONE_LOOK, Asking
 from randomised import CLASSES, SPACING_MM
 from recipe import Recipe
 
@@ -42,20 +46,21 @@ AXES = {0: "batch", 2: "depth", 3: "height", 4: "width"}
 
 
 class Probability(nn.Module):
-    """The network without its side task; its logits over a temperature, then sigmoid or softmax."""
+    """The network without its side task; its logits scaled and shifted, then sigmoid or softmax."""
 
-    def __init__(self, net: FCDenseNet, temperature: float = 1.0) -> None:
+    def __init__(self, net: FCDenseNet, asking: Asking = ONE_LOOK) -> None:
         super().__init__()
-        self.net, self.temperature = net, temperature
+        self.net, self.asking = net, asking
 
     def forward(self, image: Tensor) -> Tensor:  # (n, c, k, j, i)
-        logits = self.net(image)[:, :self.net.sizes.outputs] / self.temperature
+        logits = self.net(image)[:, :self.net.sizes.outputs]
+        logits = logits / self.asking.temperature + self.asking.shift
         return logits.sigmoid() if self.net.sizes.outputs == 1 else logits.softmax(1)
 
 
-def export(net: FCDenseNet, path: Path, temperature: float = 1.0) -> float:
+def export(net: FCDenseNet, path: Path, asking: Asking = ONE_LOOK) -> float:
     """Writes the graph; gives its largest difference to PyTorch over two shapes."""
-    model = Probability(net, temperature).eval()
+    model = Probability(net, asking).eval()
     edge = 2 * net.sizes.multiple
     torch.onnx.export(
         model, (torch.rand(1, net.sizes.inputs, edge, edge, edge),), str(path),
@@ -106,7 +111,17 @@ def golden_table(path: Path, recipe: Recipe) -> str:
         "tolerance = 1e-3", f"mean = {probability.mean():.6f}", "expected = [", *rows, "]"])
 
 
-def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: str) -> str:
+def made_by_this_command(hours: float) -> str:
+    """The line that tells how a model came to be."""
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, check=True, capture_output=True,
+                            text=True).stdout.strip()
+    command = shlex.join(["python", "export.py", *sys.argv[1:]]).replace('"', '\\"')
+    return f'made = {{ command = "{command}", commit = "{commit}", training_hours = {hours:g} }}'
+
+
+def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: str, *,
+                flips: bool = False, made: str | None = None) -> str:
     """`model.toml`: a service takes every figure from here, none from its code."""
     lesion = recipe.task == "lesion"
     title = ("Multiple-sclerosis lesions on FLAIR, with T1w and T2w where there are any" if lesion
@@ -115,7 +130,8 @@ def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: s
         "format = 1", *([] if lesion else ['task = "anatomy"']),
         f'name = "{recipe.name}"', f'version = "{version}"', f'title = "{title}"',
         'licence = "CC-BY-4.0"', 'intended_use = "research use only, not for diagnosis"',
-        'file = "model.onnx"', f'sha256 = "{sha256}"', "", "[input]", 'name = "image"']
+        'file = "model.onnx"', f'sha256 = "{sha256}"', *([made] if made else []), "",
+        "[input]", 'name = "image"']
     if lesion:
         tables = [
             f"contrasts = {_strings(CONTRASTS)}", 'required = ["flair"]',
@@ -124,7 +140,7 @@ def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: s
             "[normalisation]", 'centre = "median"', 'scale = "iqr"', f"clip = {list(CLIP)}",
             f"outside_brain = {OUTSIDE}", "",
             "[patches]", 'voting = "single"', "shape = [96, 96, 96]", "overlap = 0.5",
-            'weighting = "bspline2"', "",
+            'weighting = "bspline2"', *(["flips = true"] if flips else []), "",
             "[output]", 'name = "probability"', f"threshold = {rule.threshold}",
             f"min_lesion_ml = {rule.min_ml}", "restrict_to_brain = true"]
     else:
@@ -137,23 +153,17 @@ def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: s
     return "\n".join([*head, *tables, "", golden]) + "\n"
 
 
-def after_temperature(threshold: float, temperature: float) -> float:
-    """A threshold for probabilities before the temperature, as `tune` names it, for those after it."""
-    logit = math.log(threshold / (1 - threshold)) / temperature
-    return round(1 / (1 + math.exp(-logit)), 3)
-
-
 def write_model(net: FCDenseNet, recipe: Recipe, out: Path, version: str, rule: Rule,
-                temperature: float = 1.0) -> None:
+                asking: Asking = ONE_LOOK, made: str | None = None) -> None:
     """Graph and manifest of a model; nothing is written into the manifest unless they agree."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "model.onnx"
-    off = export(net, path, temperature)
+    off = export(net, path, asking)
     if off >= TOLERANCE:
         raise SystemExit(f"differs from PyTorch by {off:.1e}, allowed are {TOLERANCE:.0e}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    tempered = Rule(after_temperature(rule.threshold, temperature), rule.min_ml)
-    text = description(recipe, version, sha256, tempered, golden_table(path, recipe))
+    text = description(recipe, version, sha256, rule, golden_table(path, recipe),
+                       flips=asking.flips, made=made)
     (out / "model.toml").write_text(text)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest difference to PyTorch {off:.1e}, "
           f"sha256 {sha256}")
@@ -169,10 +179,12 @@ def main() -> None:
     options.add_argument("out", type=Path)
     Rule.add_options(options)
     options.add_argument("--version", required=True, help="of the model, as in its manifest")
-    options.add_argument("--temperature", type=float, default=1.0)
+    Asking.add_options(options)
+    options.add_argument("--hours", type=float, help="of training that went into the weights")
     given = options.parse_args()
     net, recipe = averaged_network(given.weights)
-    write_model(net, recipe, given.out, given.version, Rule.given(given), given.temperature)
+    made = None if given.hours is None else made_by_this_command(given.hours)
+    write_model(net, recipe, given.out, given.version, Rule.given(given), Asking.given(given), made)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,9 @@ class Rule:
     def given(options: argparse.Namespace) -> Rule:
         return Rule(options.threshold, options.min_ml)
 
+    def __str__(self) -> str:
+        return f"threshold {self.threshold:g}, minimum {self.min_ml:g} ml"
+
     def mask(self, probability: Array) -> Array:
         return without_small(probability >= self.threshold, self.min_ml)
 

@@ -1,7 +1,8 @@
-"""Whole scans through a network in one pass: probability of lesions, or the ten anatomy classes."""
+"""Whole scans through a network: probability of lesions, or the ten anatomy classes."""
 
 from __future__ import annotations
 
+import argparse
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +63,62 @@ def logits_of(net: FCDenseNet | Exported, image: Array, filling: Array) -> Tenso
     return logits[(slice(net.sizes.outputs), *box)]
 
 
-def lesion_probability(net: FCDenseNet | Exported, image: Array, brain: Array) -> Array:
-    """One pass over the brain's box; 0 outside the brain."""
+@dataclass(frozen=True)
+class Asking:
+    """How a lesion network is asked, and how its logits become probabilities.
+
+    `flips` asks a second time, the head turned by half a turn about its long axis, and takes the mean.
+    """
+
+    flips: bool = False
+    temperature: float = 1.0
+    shift: float = 0.0
+
+    @staticmethod
+    def add_options(options: argparse.ArgumentParser) -> None:
+        options.add_argument("--flips", action="store_true", help="look again, turned by half a turn")
+        options.add_argument("--temperature", type=float, default=1.0, help="logits are divided by it")
+        options.add_argument("--shift", type=float, default=0.0, help="added to the logits then")
+
+    @staticmethod
+    def given(options: argparse.Namespace) -> Asking:
+        return Asking(options.flips, options.temperature, options.shift)
+
+    def __str__(self) -> str:
+        looks = "two looks" if self.flips else "one look"
+        return f"{looks}, temperature {self.temperature:g}, shift {self.shift:g}"
+
+    def probability(self, logits: list[Tensor]) -> Tensor:
+        """What the looks say together."""
+        each = [torch.sigmoid(z / self.temperature + self.shift) for z in logits]
+        return torch.stack(each).mean(0)
+
+
+ONE_LOOK = Asking()
+
+
+def lesion_probability(net: FCDenseNet | Exported, image: Array, brain: Array,
+                       asking: Asking = ONE_LOOK) -> Array:
+    """The probability on the grid of `image`; 0 outside the brain."""
+    box, logits = lesion_logits(net, image, brain, flips=asking.flips)
+    probability = np.zeros(brain.shape, np.float32)
+    probability[box] = asking.probability(logits).numpy()
+    return probability * brain
+
+
+def lesion_logits(net: FCDenseNet | Exported, image: Array, brain: Array, *,
+                  flips: bool) -> tuple[tuple[slice, ...], list[Tensor]]:
+    """The brain's box, and what one or two looks at it say."""
     margin = 4
     spans = ndimage.find_objects(brain.astype(np.uint8))[0]
     box = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in spans)
     cut = image[(slice(None), *box)]
     filling = np.array([OUTSIDE if contrast.any() else MISSING for contrast in cut])
-    probability = np.zeros(brain.shape, np.float32)
-    probability[box] = torch.sigmoid(logits_of(net, cut, filling))[0].numpy()
-    return probability * brain
+    logits = [logits_of(net, cut, filling)[0]]
+    if flips:
+        turned = np.ascontiguousarray(cut[:, :, ::-1, ::-1])
+        logits.append(logits_of(net, turned, filling)[0].flip(1, 2))
+    return box, logits
 
 
 @dataclass(frozen=True)

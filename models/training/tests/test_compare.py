@@ -7,7 +7,7 @@ from torch import nn
 import compare
 from cases import Case
 from normalise import MISSING
-from predict import Exported
+from predict import Exported, lesion_logits
 
 
 class SaysFlair(Exported):
@@ -56,3 +56,32 @@ def test_a_probability_is_right_as_often_as_it_says() -> None:
     assert np.abs(mean - share).max() < 0.02
     _, mean, share = compare._reliability(p, rng.random(len(p)) < p**2)
     assert np.abs(mean - share).max() > 0.1
+
+
+def test_the_scaling_that_made_the_truth_is_found() -> None:
+    rng = np.random.default_rng(3)
+    z = rng.normal(0, 4, (1, 200_000)).astype(np.float32)
+    truth = rng.random(z.shape[1]) < 1 / (1 + np.exp(-(z[0] / 1.6 - 0.9)))
+    found = compare._fitted([[compare.Said(torch.from_numpy(z), truth)]], flips=False)
+    assert abs(found.temperature - 1.6) < 0.05
+    assert abs(found.shift + 0.9) < 0.05
+
+
+def test_a_second_look_is_turned_and_turned_back() -> None:
+    class Ramp(Exported):
+        """Says of a voxel what it shows, less where it lies: another thing once turned."""
+
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.sizes = SimpleNamespace(multiple=4, outputs=1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image[:, :1] - torch.arange(image.shape[-1])
+
+    image = np.random.default_rng(0).normal(size=(1, 12, 13, 14)).astype(np.float32)
+    brain = np.zeros(image.shape[1:], bool)
+    brain[4:8, 4:9, 4:10] = True  # with its margin of 4: all of the image
+    box, (first, second) = lesion_logits(Ramp(), image, brain, flips=True)
+    seen, along = image[0][box], np.arange(14)
+    assert np.allclose(first.numpy(), seen - along, atol=0.1)  # bfloat16
+    assert np.allclose(second.numpy(), seen - along[::-1], atol=0.1)

@@ -26,6 +26,7 @@ from export import (
 from measures import Rule
 from network import FCDenseNet
 from normalise import OUTSIDE
+from predict import Asking, Exported, lesion_probability
 from recipe import Recipe, Training, read_recipe
 from smoke import RECIPE, fill_with_balls
 from train import Places, rate_at, train
@@ -138,7 +139,7 @@ def test_the_exported_graph_answers_as_pytorch(smoke: Recipe, tmp_path: Path) ->
                                            normalisation="instance")):
         net = FCDenseNet(network).eval()
         torch.nn.init.normal_(net.head.weight, std=0.5)
-        assert export(net, tmp_path / "model.onnx", temperature=1.3) < TOLERANCE
+        assert export(net, tmp_path / "model.onnx", Asking(temperature=1.3, shift=-0.4)) < TOLERANCE
 
 
 def test_the_manifest_tells_the_golden_answer(smoke: Recipe, tmp_path: Path) -> None:
@@ -159,15 +160,26 @@ def test_the_manifest_tells_the_golden_answer(smoke: Recipe, tmp_path: Path) -> 
     assert manifest["version"] == "1.2.3"
 
 
-def test_a_threshold_goes_with_the_temperature(smoke: Recipe, tmp_path: Path) -> None:
+def test_an_exported_model_says_what_the_checkpoint_says_asked_alike(
+    smoke: Recipe, tmp_path: Path
+) -> None:
     import tomllib
 
     net = FCDenseNet(smoke.network).eval()
-    # ln(1.5) / 1.81 = 0.224, and 1 / (1 + exp(-0.224)) is 0.556.
-    for threshold, temperature, then in ((0.6, 1.0, 0.6), (0.5, 3.0, 0.5), (0.6, 1.81, 0.556)):
-        write_model(net, smoke, tmp_path, "1.2.3", Rule(threshold, 0.006), temperature)
-        manifest = tomllib.loads((tmp_path / "model.toml").read_text())
-        assert manifest["output"]["threshold"] == then
+    torch.nn.init.normal_(net.head.weight, std=0.5)
+    asking = Asking(flips=True, temperature=1.3, shift=-0.4)
+    write_model(net, smoke, tmp_path, "1.2.3", Rule(0.6, 0.006), asking)
+    manifest = tomllib.loads((tmp_path / "model.toml").read_text())
+    assert manifest["output"]["threshold"] == 0.6
+    assert manifest["patches"]["flips"] is True
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, 24, 28, 20)).astype(np.float32)
+    brain = np.zeros(image.shape[1:], bool)
+    brain[5:19, 6:22, 5:15] = True
+    exported = Exported(tmp_path / "model.onnx")
+    said = lesion_probability(net, image, brain, asking)
+    again = lesion_probability(exported, image, brain, Asking(flips=True))
+    assert np.abs(said - again).max() < 0.02  # bfloat16 on one side
 
 
 def test_kept_weights_are_half_as_large_and_start_another_run(
