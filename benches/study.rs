@@ -65,15 +65,18 @@ fn main() {
     let segmenter =
         Segmenter::new(engine, Limits::CLINICAL).with_anatomy(registry.anatomy().cloned());
     println!(
-        "\n{:10} {:7} {:>8} {:>10} {:>7}   {:>9} {:>9} {:>7}",
-        "study", "voting", "wall s", "network s", "ratio", "peak MB", "engine MB", "ratio"
+        "\n{:10} {:8} {:>5} {:>8} {:>10} {:>7}   {:>9} {:>9} {:>7}",
+        "study", "voting", "looks", "wall s", "network s", "ratio", "peak MB", "engine MB", "ratio"
     );
     for voting in Voting::ALL.into_iter().rev() {
         if !wanted.is_empty() && !wanted.iter().any(|w| w == voting.name()) {
             continue;
         }
         for (case, &alone) in cases.iter().zip(&engine_alone) {
-            measure(&segmenter, &model, case, voting, alone);
+            if voting == Voting::Single {
+                measure(&segmenter, &model, case, (voting, false), alone);
+            }
+            measure(&segmenter, &model, case, (voting, true), alone);
         }
     }
 }
@@ -179,11 +182,12 @@ fn measure(
     segmenter: &Segmenter,
     model: &Arc<Model>,
     case: &Case,
-    voting: Voting,
+    (voting, flips): (Voting, bool),
     engine_alone: u64,
 ) {
     let asked = Asked {
         voting: Some(voting),
+        flips: Some(flips),
         ..Asked::default()
     };
     let settings = Settings::resolve(&asked, &model.manifest).unwrap();
@@ -232,9 +236,10 @@ fn measure(
     let peak = peak();
     let beyond = peak.saturating_sub(engine_alone) as f64 / volumes as f64;
     println!(
-        "{:10} {:7} {wall:>8.2} {network:>10.2} {:>7.3}   {:>9} {:>9} {beyond:>7.2}",
+        "{:10} {:8} {:>5} {wall:>8.2} {network:>10.2} {:>7.3}   {:>9} {:>9} {beyond:>7.2}",
         case.name,
         voting.name(),
+        1 + u8::from(flips),
         wall / network,
         peak >> 20,
         engine_alone >> 20,

@@ -5,6 +5,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 
 use super::Failure;
+use super::say::say;
 use crate::files::{self, Existing};
 
 /// For which shell.
@@ -25,7 +26,9 @@ pub(super) struct ManArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs, command: &mut Command) {
-    clap_complete::generate(args.shell, command, "dawson", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, command, "dawson", &mut script);
+    say!("{}", String::from_utf8_lossy(&script).trim_end());
 }
 
 pub(super) fn man(args: &ManArgs, command: &Command) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use dawson_inference::problem::Code;
 
 use super::Failure;
 use super::engine::EngineArgs;
+use super::say::say;
 
 /// The same engine flags as the other commands, so that what they would use is examined.
 #[derive(Debug, ClapArgs)]
@@ -18,7 +19,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut missing = 0_usize;
     let mut say = |good: bool, what: &str| {
         missing += usize::from(!good);
-        println!("{} {what}", if good { "ok     " } else { "MISSING" });
+        say!("{} {what}", if good { "ok     " } else { "MISSING" });
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     say(
@@ -79,9 +80,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 fn describe_devices(runtime: &Runtime) {
     for device in Device::ALL {
         match availability(runtime, device) {
-            Availability::Built => println!("ok      device {} is built in", device.kind()),
+            Availability::Built => say!("ok      device {} is built in", device.kind()),
             Availability::Missing { reason } => {
-                println!("-       device {}: {reason}", device.kind());
+                say!("-       device {}: {reason}", device.kind());
             }
         }
     }

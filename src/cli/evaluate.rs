@@ -12,6 +12,7 @@ use dawson_inference::pipeline::nifti_code;
 use dawson_inference::problem::Code;
 use serde::Serialize;
 
+use super::say::say;
 use super::{Failure, print_json};
 use crate::files;
 
@@ -82,7 +83,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return print_json(&CaseJson::of(&found));
     }
     for figure in found.figures() {
-        println!(
+        say!(
             "{:<44} {:>12} {}",
             figure.title,
             number(figure.value),
@@ -184,7 +185,7 @@ fn number(value: Option<f64>) -> String {
 
 fn print_bins(bins: &[SizeBin]) {
     for bin in bins.iter().filter(|bin| bin.true_lesions > 0) {
-        println!(
+        say!(
             "{:<44} {:>12}",
             format!(
                 "detected of true lesions {}",
@@ -197,7 +198,7 @@ fn print_bins(bins: &[SizeBin]) {
 
 /// A line a case with the figures that are compared most, then means and medians of all.
 fn print_cohort(found: &BTreeMap<String, Evaluation>, summary: &Cohort) {
-    println!(
+    say!(
         "{:<24} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>8} {:>8} {:>7}",
         "case",
         "dsc",
@@ -212,7 +213,7 @@ fn print_cohort(found: &BTreeMap<String, Evaluation>, summary: &Cohort) {
         "hd95 mm"
     );
     for (name, e) in found {
-        println!(
+        say!(
             "{name:<24} {:>6.3} {:>6} {:>6} {:>6} {:>6.3} {:>6.3} {:>7} {:>8.2} {:>8.2} {:>7}",
             e.dsc,
             number(e.ppv),
@@ -226,7 +227,7 @@ fn print_cohort(found: &BTreeMap<String, Evaluation>, summary: &Cohort) {
             number(e.hd95_mm)
         );
     }
-    println!(
+    say!(
         "\n{:<44} {:>12} {:>12} {:>4}",
         format!("{} cases", summary.cases),
         "mean",
@@ -234,7 +235,7 @@ fn print_cohort(found: &BTreeMap<String, Evaluation>, summary: &Cohort) {
         "n"
     );
     for figure in &summary.figures {
-        println!(
+        say!(
             "{:<44} {:>12} {:>12} {:>4} {}",
             figure.title,
             number(figure.mean),

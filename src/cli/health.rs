@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use dawson_inference::problem::Code;
 
 use super::Failure;
+use super::say::say;
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  dawson health --url http://127.0.0.1:8080/readyz")]
@@ -35,7 +36,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let status = answer.status();
     let text = answer.text().map_err(gone)?;
     if status == reqwest::StatusCode::OK {
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     Err(Failure::new(Code::Internal, format!("{status}: {text}")))

@@ -5,6 +5,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use dawson_inference::problem::Code;
 use serde::Serialize;
 
+use super::say::say;
 use super::serve::{ServiceArgs, runtime};
 use super::{Failure, print_json};
 use crate::jobs::{self, Delivery, Desk, Job, JobId, Page, Places, State, time};
@@ -163,7 +164,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             }
             Action::Send { id, to } => {
                 let count = desk.send(parse(id)?, to.as_deref()).await?;
-                println!("{count} deliveries are tried again");
+                say!("{count} deliveries are tried again");
                 Ok(())
             }
             Action::Retry { id } => Ok(desk.retry(parse(id)?).await?),
@@ -238,7 +239,7 @@ fn list(rows: Vec<Row>, json: bool) -> Result<(), Failure> {
                 )
             })
             .collect();
-        println!(
+        say!(
             "{}  {:<9}  {}  {}{why}{}",
             row.id,
             row.state,

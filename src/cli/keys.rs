@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::edge::keys_file;
+use super::say::{say, say_aside};
 use super::serve::ServiceArgs;
 use super::{Failure, print_json};
 use crate::keys::{self, Key, Keys, NewKey, Scope};
@@ -110,15 +111,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             };
             let (secret, key) = keys::create(&path, new, now)?;
             audit("key_made", &key);
-            eprintln!("key {} for {}, shown this once:", key.id, key.name);
-            println!("{secret}");
+            say_aside!("key {} for {}, shown this once:", key.id, key.name);
+            say!("{secret}");
             Ok(())
         }
         Action::List { json } => list(&path, now, *json),
         Action::Revoke { key } => {
             let key = keys::revoke(&path, key, now)?;
             audit("key_revoked", &key);
-            eprintln!("key {} for {} is revoked", key.id, key.name);
+            say_aside!("key {} for {} is revoked", key.id, key.name);
             Ok(())
         }
     }
@@ -139,7 +140,7 @@ fn list(path: &Path, now: Timestamp, json: bool) -> Result<(), Failure> {
     for row in rows {
         let scopes: Vec<&str> = row.scopes.iter().map(|s| s.name()).collect();
         let expires = row.expires.as_deref().unwrap_or("never");
-        println!(
+        say!(
             "{}  {:<8}  {:<24}  {}  made {}, expires {expires}",
             row.id,
             row.state,

@@ -2,11 +2,6 @@
 //!
 //! Data goes to stdout, talk to stderr. Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 engine or
 //! device, 1 anything else. Progress bars are drawn on a terminal only.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the room that talks to the terminal"
-)]
 
 mod completions;
 mod dicom;
@@ -21,6 +16,7 @@ mod models;
 mod openapi;
 mod pacs;
 mod phantom;
+mod say;
 mod segment;
 mod serve;
 
@@ -28,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use dawson_inference::problem::Code;
+use say::{say, say_aside};
 
 /// Finds multiple-sclerosis lesions in multi-contrast brain MRI. Research use only, not for diagnosis.
 #[derive(Debug, Parser)]
@@ -143,7 +140,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, detail }) => {
-            eprintln!("error: {detail}");
+            say_aside!("error: {detail}");
             ExitCode::from(code.exit())
         }
     }
@@ -153,7 +150,7 @@ pub fn main() -> ExitCode {
 fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Failure::new(Code::Internal, format!("no JSON: {e}")))?;
-    println!("{text}");
+    say!("{text}");
     Ok(())
 }
 

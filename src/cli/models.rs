@@ -1,8 +1,10 @@
 //! `dawson models`: the installed networks.
 use clap::{Args as ClapArgs, Subcommand};
+use dawson_inference::models::Made;
 use serde::Serialize;
 
 use super::engine::{EngineArgs, ModelsArg};
+use super::say::say;
 use super::{Failure, print_json};
 
 /// What to do with the networks.
@@ -46,6 +48,7 @@ struct Row<'a> {
     title: &'a str,
     contrasts: Vec<&'static str>,
     sha256: &'a str,
+    made: Option<&'a Made>,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -54,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Action::Verify { engine } => verify(engine),
         Action::Show { name, models } => {
             let model = models.registry()?.get(name)?;
-            println!("{}", model.card()?);
+            say!("{}", model.card()?);
             Ok(())
         }
     }
@@ -77,13 +80,14 @@ fn list(models: &ModelsArg, json: bool) -> Result<(), Failure> {
                 .map(|c| c.name())
                 .collect(),
             sha256: model.sha256(),
+            made: model.manifest.heading.made.as_ref(),
         })
         .collect();
     if json {
         return print_json(&rows);
     }
     for row in rows {
-        println!(
+        say!(
             "{}@{}  {}  ({})",
             row.name,
             row.version,
@@ -100,7 +104,7 @@ fn verify(engine: &EngineArgs) -> Result<(), Failure> {
     for model in registry.models() {
         for &precision in segmenter.engine().device.precisions() {
             segmenter.verify(model, precision)?;
-            println!(
+            say!(
                 "{}: good on {} in {precision}",
                 model.id(),
                 segmenter.engine().device
@@ -109,7 +113,7 @@ fn verify(engine: &EngineArgs) -> Result<(), Failure> {
     }
     if let Some(anatomy) = registry.anatomy() {
         segmenter.verify_anatomy()?;
-        println!("{}: good on {}", anatomy.id(), segmenter.engine().device);
+        say!("{}: good on {}", anatomy.id(), segmenter.engine().device);
     }
     Ok(())
 }

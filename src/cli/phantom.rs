@@ -10,6 +10,7 @@ use dawson_imaging::volume::Volume;
 use dawson_inference::problem::Code;
 
 use super::Failure;
+use super::say::say;
 use crate::files::{self, Existing};
 
 /// Which head, and how it is scanned.
@@ -104,7 +105,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     write(args, "lesions", &made.lesions, &spatial)?;
     write(args, "brain", &made.brain, &spatial)?;
-    println!(
+    say!(
         "{} scans, lesions.nii.gz and brain.nii.gz in {}",
         made.scans.len(),
         args.out.display()

@@ -20,6 +20,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::engine::EngineArgs;
+use super::say::{say, say_aside};
 use super::{Failure, dicom, print_json};
 use crate::files::{self, Existing};
 
@@ -123,9 +124,9 @@ struct SettingsArgs {
     /// How votes weigh: bspline2, gaussian or uniform
     #[arg(long, value_parser = weighting)]
     weighting: Option<Weighting>,
-    /// Let mirrored patches vote too
-    #[arg(long)]
-    flips: bool,
+    /// Look at each patch once more, turned by half a turn about the body's long axis: better, and twice the time
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flips: Option<bool>,
     /// auto (the model's), f32 (reproducible) or bf16 (faster where the device has it)
     #[arg(long, value_parser = precision, default_value = AUTO)]
     precision: PrecisionChoice,
@@ -216,7 +217,7 @@ impl SettingsArgs {
             overlap: self.overlap,
             patch: self.patch.map(|patch| patch.0),
             weighting: self.weighting,
-            flips: self.flips.then_some(true),
+            flips: self.flips,
             align: self.align,
             anatomy: self.no_anatomy.then_some(false),
             precision: self.precision.0,
@@ -371,26 +372,31 @@ fn one(args: &Args, work: &Work) -> Result<(), Failure> {
         return print_json(&found.report);
     }
     print_report(&found.report);
-    println!("results in {}", args.out.display());
+    say!("results in {}", args.out.display());
     Ok(())
 }
 
 /// The report as a table for people.
 fn print_report(report: &Report) {
     let lesions = &report.lesions;
-    println!(
+    say!(
         "{} lesions, {:.2} ml together",
-        lesions.count, lesions.volume_ml
+        lesions.count,
+        lesions.volume_ml
     );
     if lesions.count > 0 {
-        println!(
+        say!(
             "{:>4} {:>9} {:>10} {:>6} {:>7}  centroid x, y, z (RAS mm)",
-            "id", "ml", "extent mm", "mean p", "max p"
+            "id",
+            "ml",
+            "extent mm",
+            "mean p",
+            "max p"
         );
     }
     for lesion in &lesions.items {
         let [x, y, z] = lesion.centroid_mm;
-        println!(
+        say!(
             "{:>4} {:>9.3} {:>10.1} {:>6.2} {:>7.2}  {x:+.1}, {y:+.1}, {z:+.1}",
             lesion.id,
             lesion.volume_ml,
@@ -404,7 +410,7 @@ fn print_report(report: &Report) {
             .contrast
             .as_ref()
             .map_or_else(String::new, |c| format!("{c}: "));
-        println!("warning {}: {about}{}", warning.code, warning.detail);
+        say!("warning {}: {about}{}", warning.code, warning.detail);
     }
     if let Some(anatomy) = &report.anatomy {
         let regions: Vec<String> = anatomy
@@ -415,14 +421,15 @@ fn print_report(report: &Report) {
                 format!("{name} {} ({:.2} ml)", r.count, r.volume_ml)
             })
             .collect();
-        println!("{}", regions.join(", "));
-        println!(
+        say!("{}", regions.join(", "));
+        say!(
             "brain {:.0} ml, ventricles {:.0} ml",
-            anatomy.brain_ml, anatomy.ventricles_ml
+            anatomy.brain_ml,
+            anatomy.ventricles_ml
         );
     }
     let t = &report.timings_s;
-    println!(
+    say!(
         "{} {}, {} on {}: {:.1} s, {:.1} s of it in the network; {}",
         report.model.name,
         report.model.version,
@@ -468,7 +475,7 @@ fn cohort(args: &Args, table: &Path, work: &Work) -> Result<(), Failure> {
                     if let Some(line) = line_about(&row) {
                         // Above the bars where there are some.
                         if work.bars.println(&line).is_err() || !console_is_drawn() {
-                            eprintln!("{line}");
+                            say_aside!("{line}");
                         }
                     }
                     rows.lock()
@@ -488,7 +495,7 @@ fn cohort(args: &Args, table: &Path, work: &Work) -> Result<(), Failure> {
     if args.json {
         print_json(&rows)?;
     } else {
-        println!(
+        say!(
             "{} studies, {failed} failed; results in {}",
             rows.len(),
             args.out.display()

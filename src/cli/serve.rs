@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::edge::{Edge, listener};
 use super::pacs;
+use super::say::{announce, say};
 use super::{Failure, dicom};
 use crate::config::{self, KEYS, Settings, flag_name};
 use crate::http;
@@ -102,7 +103,7 @@ impl From<config::Error> for Failure {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let settings = read_settings(args.file.as_ref(), &args.flags)?;
     if args.print {
-        print!("{settings}");
+        say!("{}", settings.to_string().trim_end());
         return Ok(());
     }
     let _log = start_log(&settings)?;
@@ -231,12 +232,12 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         })?
     };
     let scheme = if edge.tls.is_some() { "https" } else { "http" };
-    println!("listening on {scheme}://{address}");
+    announce!("listening on {scheme}://{address}");
     if let Some((_, nodes)) = &nodes {
         let address = nodes
             .local_addr()
             .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
-        println!("listening on dicom://{address}");
+        announce!("listening on dicom://{address}");
     }
     telemetry::serving(address, jobs.networks().segmenter.engine());
 

@@ -55,7 +55,7 @@ pub(super) struct Options {
     patch: Option<[usize; 3]>,
     /// How votes weigh.
     weighting: Option<WeightingOption>,
-    /// Whether mirrored patches vote too.
+    /// Whether each patch is looked at once more, turned by half a turn about the body's long axis.
     flips: Option<bool>,
     /// The numbers to compute in; `auto`, as if nothing was said: those of the model.
     precision: Option<PrecisionOption>,

@@ -73,7 +73,7 @@ fn one_look_and_many_with_every_overlap_agree_for_a_network_that_sees_little() {
 }
 
 #[test]
-fn mirrored_patches_vote_too_when_asked() {
+fn turned_patches_vote_too_when_asked() {
     let segmenter = segmenter(&engine_config("auto"));
     let plain = segment(&segmenter, study(&[Contrast::Flair]), &Asked::default()).unwrap();
     let asked = Asked {
@@ -85,7 +85,7 @@ fn mirrored_patches_vote_too_when_asked() {
         flipped.report.settings.patches,
         2 * plain.report.settings.patches
     );
-    // The tiny network is symmetric, so a mirrored vote must say the same thing at the same place.
+    // The tiny network is symmetric, so a turned vote must say the same thing at the same place.
     let off = flipped
         .probability
         .samples()

@@ -31,11 +31,11 @@ class Result(NamedTuple):
     lesions: list
     foreground: str  # "brain" or "head"
     grid_shape: tuple
-    patches: int  # Mirrored ones counted as well.
+    patches: int  # Turned ones counted as well.
     too_large: bool  # A single pass was asked for and could not be had.
 
 
-def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flips=False):
+def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flips=None):
     """The whole method. `scans` maps contrasts to paths; what is None is as the model says."""
     folder = pathlib.Path(model_folder)
     model = tomllib.loads((folder / "model.toml").read_text())
@@ -43,6 +43,7 @@ def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flip
     voting = voting or patches["voting"]
     overlap = patches["overlap"] if overlap is None else overlap
     weighting = weighting or patches["weighting"]
+    flips = patches.get("flips", False) if flips is None else flips
 
     images = {contrast: decode(path) for contrast, path in scans.items()}
     flair, flair_affine = images["flair"]
@@ -298,7 +299,7 @@ def vote(channels, starts, size, weight, network, flips, beside=None):
         patch = numpy.stack([cut(volume, start, size, outside) for volume, outside in channels])
         answers = [network(patch)]
         if flips:
-            answers.append(network(patch[:, ::-1])[::-1])
+            answers.append(network(patch[:, ::-1, ::-1])[::-1, ::-1])
         here, there = common(start, size, shape)
         for answer in answers:
             votes[here] += (weight * answer)[there]

@@ -22,7 +22,7 @@ import pipeline_reference
 PROGRAM = os.environ.get("DAWSON_BIN")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LESJAK = pathlib.Path(os.environ.get("DAWSON_SHARED", ROOT.parent / "shared")) / "data" / "labelled" / "lesjak26"
-MODEL = ROOT / "models" / "ms-lesion" / "0.3.0"
+MODEL = ROOT / "models" / "ms-lesion" / "0.4.0"
 TINY = ROOT / "tests" / "fixtures" / "models" / "tiny-lesion" / "1.0.0"
 TOLERANCE = 1e-4
 
@@ -58,7 +58,7 @@ def scans_of(folder, *contrasts):
     return {contrast: folder / f"{contrast}.nii.gz" for contrast in contrasts}
 
 
-def program(out, scans, model, voting=None, overlap=None, flips=False, device="cpu",
+def program(out, scans, model, voting=None, overlap=None, flips=None, device="cpu",
             outputs="lesions,instances,probability"):
     """Runs `dawson segment` on the scans; gives its report."""
     arguments = ["segment", "--out", out, "--models", model.parents[1], "--model", model.parent.name,
@@ -67,7 +67,7 @@ def program(out, scans, model, voting=None, overlap=None, flips=False, device="c
         arguments += [f"--{contrast}", path]
     arguments += ["--voting", voting] if voting else []
     arguments += ["--overlap", overlap] if overlap is not None else []
-    arguments += ["--flips"] if flips else []
+    arguments += [f"--flips={str(flips).lower()}"] if flips is not None else []
     arguments += ["--device", device] if device else []
     run(*arguments)
     return json.loads((out / "report.json").read_text())

@@ -209,7 +209,7 @@ pub struct SettingsReport {
     pub overlap: f64,
     /// How votes weigh.
     pub weighting: String,
-    /// Whether mirrored patches voted too.
+    /// Whether each patch was looked at once more, turned by half a turn about the body's long axis.
     pub flips: bool,
     /// `none`, `rigid` or `affine`.
     #[serde(default)]

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use dawson_imaging::normalise::Normalisation;
 use dawson_imaging::study::Contrast;
 use dawson_imaging::vote::Weighting;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::engine::Precision;
@@ -16,7 +16,7 @@ use crate::engine::Precision;
 const FORMAT: u32 = 1;
 
 /// What every network says about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Heading {
     format: u32,
     /// Its name, the folder's name.
@@ -33,6 +33,20 @@ pub struct Heading {
     pub file: String,
     /// SHA-256 of that file, in hexadecimal.
     pub sha256: String,
+    /// How the file came to be, if that is told.
+    pub made: Option<Made>,
+}
+
+/// How a network's file came to be.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Made {
+    /// The command that wrote it.
+    pub command: String,
+    /// The commit of the repository that the command was run in.
+    pub commit: String,
+    /// Hours of training that went into its weights.
+    pub training_hours: f64,
 }
 
 /// A checked description of a network that finds lesions.
@@ -106,6 +120,8 @@ pub struct Patches {
     pub overlap: f64,
     /// How votes weigh.
     pub weighting: Weighting,
+    /// Whether a request that says nothing of it gets two looks at each patch.
+    pub flips: bool,
     /// The numbers that a request gets that names none: the card shows that they change nothing that matters.
     pub precision: Precision,
 }
@@ -178,6 +194,8 @@ struct PatchesTable {
     shape: [NonZeroUsize; 3],
     overlap: f64,
     weighting: String,
+    #[serde(default)]
+    flips: bool,
     precision: Option<String>,
 }
 
@@ -238,7 +256,7 @@ pub(super) fn document<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, 
 }
 
 /// Every key of the top level.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "format",
     "task",
     "name",
@@ -248,6 +266,7 @@ const KEYS: [&str; 15] = [
     "intended_use",
     "file",
     "sha256",
+    "made",
     "input",
     "normalisation",
     "patches",
@@ -424,6 +443,7 @@ impl PatchesTable {
             shape: self.shape,
             overlap: self.overlap,
             weighting,
+            flips: self.flips,
             precision,
         })
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::beside;
 use crate::engine::Network;
 pub use anatomy::AnatomyManifest;
-pub use manifest::{Golden, Heading, Input, Manifest, Output, Patches, Voting};
+pub use manifest::{Golden, Heading, Input, Made, Manifest, Output, Patches, Voting};
 use sha2::{Digest, Sha256};
 
 /// Folders beside the program that may hold the models.

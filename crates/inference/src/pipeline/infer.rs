@@ -57,11 +57,11 @@ struct Looks {
     each: Vec<Look>,
 }
 
-/// One patch, as it is or mirrored left to right.
+/// One patch, as it is or turned by half a turn about its k axis, the long axis of the body.
 #[derive(Clone, Copy)]
 struct Look {
     start: [isize; 3],
-    mirrored: bool,
+    turned: bool,
 }
 
 /// What is asked, and how far that is.
@@ -184,8 +184,8 @@ impl Ballot {
     }
 
     fn add(&mut self, look: Look, patch: [usize; 3], mut values: Vec<f32>) {
-        if look.mirrored {
-            mirror(&mut values, patch[0]);
+        if look.turned {
+            turn(&mut values, patch);
         }
         match self {
             Self::One(probability) => probability.paste(look.start, patch, &values),
@@ -234,18 +234,14 @@ fn plan(study: &Study, run: Run<'_>) -> Plan {
     }
 }
 
-/// Looks at patches that begin at `starts`, mirrored too if that was asked for.
+/// Looks at patches that begin at `starts`, turned too if that was asked for.
 fn looks(patch: [usize; 3], weighting: Weighting, starts: Vec<[isize; 3]>, run: Run<'_>) -> Looks {
-    let mirrored: &[bool] = if run.settings.flips {
+    let turned: &[bool] = if run.settings.flips {
         &[false, true]
     } else {
         &[false]
     };
-    let of_start = |start| {
-        mirrored
-            .iter()
-            .map(move |&mirrored| Look { start, mirrored })
-    };
+    let of_start = |start| turned.iter().map(move |&turned| Look { start, turned });
     Looks {
         patch,
         weighting,
@@ -350,8 +346,8 @@ impl Asking<'_> {
                 }
                 None => plane.fill(input.missing_value),
             });
-        if look.mirrored {
-            mirror(&mut image, asked.patch[0]);
+        if look.turned {
+            turn(&mut image, asked.patch);
         }
         Patch {
             network: Arc::clone(&model.network),
@@ -384,9 +380,9 @@ pub(super) fn receive(
     }
 }
 
-/// Reverses every row of `length` samples: left becomes right.
-fn mirror(samples: &mut [f32], length: usize) {
-    for row in samples.chunks_exact_mut(length) {
-        row.reverse();
+/// Turns a patch, or several behind one another, by half a turn about k: left becomes right, and front back.
+fn turn(samples: &mut [f32], [ni, nj, _]: [usize; 3]) {
+    for plane in samples.chunks_exact_mut(ni * nj) {
+        plane.reverse();
     }
 }

@@ -155,13 +155,14 @@ mod tests {
         needs_of(&Asked {
             anatomy: Some(anatomy),
             voting: Some(voting),
+            flips: Some(false),
             ..Asked::default()
         })
     }
 
     fn needs_of(asked: &Asked) -> Needs {
         let manifest = Manifest::parse(include_str!(
-            "../../../../models/ms-lesion/0.3.0/model.toml"
+            "../../../../models/ms-lesion/0.4.0/model.toml"
         ))
         .unwrap();
         let parts = AnatomyManifest::parse(include_str!(
@@ -206,5 +207,18 @@ mod tests {
         let [single, full, both] = [Voting::Single, Voting::Full, Voting::Adaptive]
             .map(|voting| needs(false, voting).voxels);
         assert_eq!(both, single + full);
+    }
+
+    #[test]
+    fn a_second_look_costs_as_much_as_the_first() {
+        let once = needs(false, Voting::Single);
+        let twice = needs_of(&Asked {
+            anatomy: Some(false),
+            voting: Some(Voting::Single),
+            flips: Some(true),
+            ..Asked::default()
+        });
+        assert_eq!(twice.voxels, 2 * once.voxels);
+        assert_eq!(twice.memory_bytes, once.memory_bytes);
     }
 }

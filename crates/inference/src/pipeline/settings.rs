@@ -27,7 +27,7 @@ pub struct Asked {
     pub patch: Option<[usize; 3]>,
     /// How votes weigh.
     pub weighting: Option<Weighting>,
-    /// Whether mirrored patches vote too.
+    /// Whether each patch is looked at once more, turned by half a turn about the body's long axis.
     pub flips: Option<bool>,
     /// The numbers to compute in; the model's own if nothing is said.
     pub precision: Option<Precision>,
@@ -137,7 +137,7 @@ pub struct Settings {
     pub patch: [NonZeroUsize; 3],
     /// How votes weigh.
     pub weighting: Weighting,
-    /// Whether mirrored patches vote too.
+    /// Whether each patch is looked at once more, turned by half a turn about the body's long axis.
     pub flips: bool,
     /// The numbers to compute in.
     pub precision: Precision,
@@ -240,7 +240,7 @@ impl Settings {
                 None => manifest.patches.shape,
             },
             weighting: asked.weighting.unwrap_or(manifest.patches.weighting),
-            flips: asked.flips.unwrap_or(false),
+            flips: asked.flips.unwrap_or(manifest.patches.flips),
             precision: asked.precision.unwrap_or(manifest.patches.precision),
             align: asked.align.unwrap_or(Align::Rigid),
             anatomy: asked.anatomy.unwrap_or(true),
