@@ -34,12 +34,16 @@ impl Drop for Scratch {
 }
 
 fn dawson(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dawson"))
+    command(words).output().unwrap()
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dawson"));
+    command
         .args(words)
         .env("DAWSON_MODELS", models())
-        .env("DAWSON_MODEL", "tiny-lesion")
-        .output()
-        .unwrap()
+        .env("DAWSON_MODEL", "tiny-lesion");
+    command
 }
 
 fn code(output: &Output) -> i32 {
@@ -223,4 +227,29 @@ fn the_doctor_finds_everything_that_the_setup_brings() {
     let broken = dawson(&["doctor", "--runtime-library", "/nowhere.so"]);
     assert_ne!(code(&broken), 0);
     assert!(text(&broken.stdout).contains("MISSING"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_nobody_takes_ends_a_command_without_a_panic() {
+    for arguments in [
+        &["openapi"][..],
+        &["completions", "bash"],
+        &["models", "list", "--json"],
+    ] {
+        let run = |out: std::process::Stdio| {
+            let ended = command(arguments).stdout(out).output().unwrap();
+            let said = String::from_utf8(ended.stderr).unwrap();
+            assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+            (ended.status.code(), said)
+        };
+        // A pipe whose reader has gone.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()), (Some(141), String::new()));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let (code, said) = run(full.unwrap().into());
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(said.contains("stdout takes no more"), "{said}");
+    }
 }
