@@ -1,7 +1,8 @@
-"""The paper's comparisons in small, losses and votes, and how often a probability is right.
+"""The paper's comparisons in small, losses, sizes and votes, and how often a probability is right.
 
     python compare.py losses recipes/compare.toml --data DATA --pool POOL --run RUN
         [--start WEIGHTS] [--out PNG]
+    python compare.py sizes recipes/compare.toml --data DATA --pool POOL --run RUN
     python compare.py votings WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V
     python compare.py calibration WEIGHTS [WEIGHTS ...] --data DATA
         [--flips --temperature K --shift S] [--out PNG]
@@ -9,7 +10,7 @@
 
 `losses` trains one network for each loss, from the same weights (random ones without `--start`) on the
 same batches, and judges each on the real cases, which it never saw; a run that is there already is
-judged as it is.
+judged as it is. `sizes` does so with one network for each size, all with one loss and from nothing.
 `votings` and `calibration` judge each checkpoint on the cases that its training never saw. `fit` finds
 the temperature and the shift of the logits that suit those cases best, each patient counting alike, and
 says how those of the other patients suit each.
@@ -18,8 +19,9 @@ says how those of the other patients suit each.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -36,7 +38,7 @@ from checkpoints import averaged_network
 from evaluate import was_seen
 from losses import Term
 from measures import Rule, agreement, average_precision, dice, without_small
-from network import FCDenseNet
+from network import COMPACT, LESION, PAPER, FCDenseNet, Sizes, gflop, n_parameters
 from predict import Asking, Exported, lesion_logits, lesion_probability, logits_of
 from recipe import Recipe, read_recipe
 from train import Places, train
@@ -56,6 +58,14 @@ LOSSES: dict[str, tuple[Term, ...]] = {
                                Term("cross_entropy", weight=2.0)),
 }
 """Dice is F1; Tversky's index with weights a and 1 - a is F with beta^2 = (1 - a) / a."""
+SIZES: dict[str, Sizes] = {
+    "growth 4, blocks of 2, 2, 2": replace(LESION, growth=4, layers=(2, 2, 2), first=4),
+    "growth 8, blocks of 2, 2, 2": replace(LESION, growth=8, layers=(2, 2, 2), first=8),
+    "growth 12, blocks of 2, 3, 3": replace(LESION, growth=12, layers=(2, 3, 3), first=12),
+    "growth 16, blocks of 2, 3, 4, 4 (ships)": LESION,
+}
+UNTRAINED = {"the paper's compact form": COMPACT, "the paper's": PAPER}
+"""Sizes whose cost is told; two cores do not train them."""
 PATCH = 64
 OVERLAPS = (0.0, 0.5, 0.75)
 LEAST_TRUTH_ML = 0.003
@@ -74,22 +84,61 @@ def losses(recipe: Recipe, data: Path, places: Places, rule: Rule, out: Path | N
           "| most DSC, at threshold |\n" + "| --- " * 9 + "|")
     points = {}
     for name, terms in LOSSES.items():
-        run = places.run / "".join(letter if letter.isalnum() else "-" for letter in name)
-        if (run / "weights.pt").exists():
-            net, _ = averaged_network(run / "weights.pt")
-        else:
-            net = train(dataclasses.replace(recipe, loss=terms), dataclasses.replace(places, run=run))
+        net = _trained(name, replace(recipe, loss=terms), places)
         said = [lesion_probability(net, case.image, case.brain) for case in cases]
         judged = [_judge(p, case, rule) for p, case in zip(said, cases, strict=True)]
-        pairs = [(p, case.truth) for p, case in zip(said, cases, strict=True)]
-        best = {float(t): np.mean([dice(p >= t, truth) for p, truth in pairs]) for t in THRESHOLDS}
-        at = max(best, key=best.__getitem__)
+        best, at = _best(said, cases)
         dsc, ppv, tpr, lesion_tpr, lesion_fdr, ratio, area = np.nanmean(judged, 0)
         points[name] = (tpr, ppv)
         print(f"| {name} | {dsc:.3f} | {ppv:.2f} | {tpr:.2f} | {lesion_tpr:.2f} | {lesion_fdr:.2f} "
-              f"| {ratio:.2f} | {area:.3f} | {best[at]:.3f}, {at:.2f} |", flush=True)
+              f"| {ratio:.2f} | {area:.3f} | {best:.3f}, {at:.2f} |", flush=True)
     if out:
         _plot(points, out)
+
+
+def sizes(recipe: Recipe, data: Path, places: Places) -> None:
+    """One row for each size: what it costs, and what it finds after the same steps."""
+    loss = "cross entropy, lesions x 20"
+    cases = [case for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)]
+    print(f"{recipe.training.steps} steps each with {loss}; {torch.get_num_threads()} threads; "
+          f"mean of n = {len(cases)} scans\n\n"
+          "| size | parameters | GFLOP, 64^3 | one look at a scan, s | PR-AUC "
+          "| most DSC, at threshold |\n" + "| --- " * 6 + "|")
+    for name, size in SIZES.items():
+        net = _trained(name, replace(recipe, network=size, loss=LOSSES[loss]), places)
+        begun = time.monotonic()
+        said = [lesion_probability(net, case.image, case.brain) for case in cases]
+        each_s = (time.monotonic() - begun) / len(cases)
+        areas = [average_precision(p, case.truth, case.brain)
+                 for p, case in zip(said, cases, strict=True)]
+        best, at = _best(said, cases)
+        print(f"| {name} | {_cost(net.sizes)} | {each_s:.1f} | {np.mean(areas):.3f} "
+              f"| {best:.3f}, {at:.2f} |", flush=True)
+    for name, size in UNTRAINED.items():
+        print(f"| {name} | {_cost(size)} | | | |")
+
+
+def _cost(size: Sizes) -> str:
+    size = replace(size, side_outputs=0)
+    with torch.device("meta"):
+        parameters = n_parameters(FCDenseNet(size))
+    return f"{parameters:,} | {gflop(size):.1f}"
+
+
+def _trained(name: str, recipe: Recipe, places: Places) -> FCDenseNet:
+    """The network of a run by that name, trained unless it is there already."""
+    run = places.run / "".join(letter if letter.isalnum() else "-" for letter in name)
+    if (run / "weights.pt").exists():
+        return averaged_network(run / "weights.pt")[0]
+    return train(recipe, replace(places, run=run))
+
+
+def _best(said: list[Array], cases: list[Case]) -> tuple[float, float]:
+    """The most mean DSC that a threshold chosen on these very cases gives, and that threshold."""
+    pairs = [(p, case.truth) for p, case in zip(said, cases, strict=True)]
+    best = {float(t): float(np.mean([dice(p >= t, truth) for p, truth in pairs])) for t in THRESHOLDS}
+    at = max(best, key=best.__getitem__)
+    return best[at], at
 
 
 def calibration(weights: list[Path], data: Path, asking: Asking, out: Path | None) -> None:
@@ -112,7 +161,7 @@ def calibration(weights: list[Path], data: Path, asking: Asking, out: Path | Non
         _write(out)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Said:
     """What one or two looks say of the brain of a scan, `(looks, voxels)`, and where lesions are."""
 
@@ -291,7 +340,7 @@ def _window(along: Array) -> Array:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("what", choices=("losses", "votings", "calibration", "fit"))
+    options.add_argument("what", choices=("losses", "sizes", "votings", "calibration", "fit"))
     options.add_argument("sources", type=Path, nargs="+", help="a recipe, or weights")
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--pool", type=Path)
@@ -314,8 +363,11 @@ def main() -> None:
         fit(given.sources, given.data, flips=given.flips)
         return
     if given.pool is None or given.run is None:
-        options.error("losses needs --pool and --run")
+        options.error(f"{given.what} needs --pool and --run")
     places = Places(given.pool, given.run, start=given.start)
+    if given.what == "sizes":
+        sizes(read_recipe(given.sources[0]), given.data, places)
+        return
     losses(read_recipe(given.sources[0]), given.data, places, rule, given.out)
 
 

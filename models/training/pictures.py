@@ -1,7 +1,8 @@
 """Pictures to look at: synthetic heads beside real ones, what a network found, a training curve.
 
     python pictures.py samples POOL --data DATA --out docs/samples.png
-    python pictures.py found WEIGHTS --data DATA --threshold 0.5 --out docs/found.png
+    python pictures.py found WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V
+        [--flips --temperature K --shift S] --out docs/found.png
     python pictures.py anatomy WEIGHTS --data DATA --out docs/anatomy.png
     python pictures.py curve RUN/history.jsonl --out docs/curve.png
 """
@@ -23,9 +24,9 @@ from arrays import Array
 from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from evaluate import pool_samples
+from evaluate import pool_samples, was_seen
 from measures import Rule
-from predict import anatomy_of, lesion_probability
+from predict import Asking, anatomy_of, lesion_probability
 from randomised import CLASSES
 from recipe import LESION_BIT
 
@@ -51,13 +52,15 @@ def samples(pool: Path, data: Path, out: Path, rows: int = 4) -> None:
     _write(out)
 
 
-def found(weights: Path, data: Path, rule: Rule, out: Path) -> None:
-    """Each real case where most is true, most is invented and most is missed."""
-    net, _ = averaged_network(weights)
-    cases = read_cases(data / "labelled")
-    _, axes = plt.subplots(len(cases), 6, figsize=(13, 2.6 * len(cases)))
-    for row, case in zip(axes, cases, strict=True):
-        mask = rule.mask(lesion_probability(net, case.image, case.brain))
+def found(weights: list[Path], data: Path, rule: Rule, asking: Asking, out: Path) -> None:
+    """Each real case that a training never saw, where most is true, most invented and most missed."""
+    shown = []
+    for path in weights:
+        net, recipe = averaged_network(path)
+        shown += [(case, rule.mask(lesion_probability(net, case.image, case.brain, asking)))
+                  for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)]
+    _, axes = plt.subplots(len(shown), 6, figsize=(13, 2.6 * len(shown)), squeeze=False)
+    for row, (case, mask) in zip(axes, shown, strict=True):
         for n, (title, k) in enumerate(_telling_slices(case, mask)):
             _slice(row[2 * n], case.image[0, k], f"{case.name}: {title}")
             _slice(row[2 * n + 1], case.image[0, k], "true green, found red")
@@ -136,24 +139,28 @@ def _write(out: Path) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("what", choices=("samples", "found", "anatomy", "curve"))
-    options.add_argument("source", type=Path, help="a pool, weights or a history")
+    options.add_argument("source", type=Path, nargs="+", help="a pool, weights or a history")
     options.add_argument("--data", type=Path)
     Rule.add_options(options)
+    Asking.add_options(options)
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     torch.set_num_threads(1)
+    source, *more = given.source
+    if more and given.what != "found":
+        options.error(f"{given.what} takes one")
     if given.what == "curve":
-        curve(given.source, given.out)
+        curve(source, given.out)
         return
     if given.data is None:
         options.error(f"{given.what} needs --data")
     match given.what:
         case "samples":
-            samples(given.source, given.data, given.out)
+            samples(source, given.data, given.out)
         case "found":
-            found(given.source, given.data, Rule.given(given), given.out)
+            found(given.source, given.data, Rule.given(given), Asking.given(given), given.out)
         case "anatomy":
-            anatomy(given.source, given.data, given.out)
+            anatomy(source, given.data, given.out)
 
 
 if __name__ == "__main__":
