@@ -180,6 +180,8 @@ class Said:
 def fit(weights: list[Path], data: Path, *, flips: bool) -> None:
     """Platt's scaling (Advances in Large Margin Classifiers, 1999) of logits on scans never seen."""
     said = _unseen(weights, data, flips=flips)
+    if len(said) < 2:
+        raise SystemExit(f"{len(said)} patients were never seen by these weights; two judge each other")
     print("| fitted on | judged on | temperature | shift | cross entropy before | and after "
           "| calibration error above 0.05 before | and after |\n" + "| --- " * 8 + "|")
     for left_out in (*said, None):

@@ -215,6 +215,8 @@ def main() -> None:
     if given.weights.suffix == ".onnx":
         if given.what != "graded":
             options.error(f"{given.what} needs a checkpoint, not an exported network")
+        if (asking.temperature, asking.shift) != (1.0, 0.0):
+            options.error("an exported network has its temperature and shift in it")
         graded(Exported(given.weights), given.pool, rule, asking)
         return
     net, recipe = averaged_network(given.weights)

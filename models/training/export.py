@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import shlex
 import subprocess
 import sys
@@ -37,8 +38,10 @@ from recipe import Recipe
 
 OPSET = 17
 TOLERANCE = 1e-4
-PEAKS = (3.0, -1.0, 2.5)
-"""Height of the golden patch's ball in each contrast."""
+PEAKS = (5.0, -1.0, 4.0)
+"""Height of the golden patch's ball in each contrast: what a lesion network should find."""
+HEAD_PEAKS = (3.0,)
+"""The same for an anatomy network."""
 GOLDEN_VOXELS = ((16, 16, 16), (21, 16, 16), (16, 22, 16), (16, 16, 23), (12, 19, 16),
                  (19, 14, 21), (7, 7, 7))
 """`(i, j, k)` of the voxels whose probability the manifest tells."""
@@ -100,7 +103,7 @@ def golden_image(peaks: tuple[float, ...], edge: int = 32, sigma: float = 4.0) -
 
 def golden_table(path: Path, recipe: Recipe) -> str:
     """What the exported graph answers to the golden patch, for the service to compare with."""
-    peaks = PEAKS if recipe.task == "lesion" else PEAKS[:1]
+    peaks = PEAKS if recipe.task == "lesion" else HEAD_PEAKS
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, {"image": golden_image(peaks)[None]})
     probability = answer[0, 0]  # (k, j, i) of the first channel
@@ -112,12 +115,18 @@ def golden_table(path: Path, recipe: Recipe) -> str:
 
 
 def made_by_this_command(hours: float) -> str:
-    """The line that tells how a model came to be."""
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, check=True, capture_output=True,
-                            text=True).stdout.strip()
-    command = shlex.join(["python", "export.py", *sys.argv[1:]]).replace('"', '\\"')
-    return f'made = {{ command = "{command}", commit = "{commit}", training_hours = {hours:g} }}'
+    """The line that tells how a model came to be, if the code that makes it is that of a commit."""
+    if _git("status", "--porcelain", "--", "."):
+        raise SystemExit("there are changes here that no commit holds: commit them first")
+    command = json.dumps(shlex.join(["python", "export.py", *sys.argv[1:]]))
+    commit = _git("rev-parse", "HEAD")
+    return f'made = {{ command = {command}, commit = "{commit}", training_hours = {hours:g} }}'
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=Path(__file__).parent, check=True, capture_output=True,
+                          text=True)
+    return done.stdout.strip()
 
 
 def description(recipe: Recipe, version: str, sha256: str, rule: Rule, golden: str, *,

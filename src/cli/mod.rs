@@ -1,7 +1,7 @@
 //! The command line: one file a command.
 //!
 //! Data goes to stdout, talk to stderr. Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 engine or
-//! device, 1 anything else. Progress bars are drawn on a terminal only.
+//! device, 141 nobody reads what is printed, 1 anything else. Progress bars are drawn on a terminal only.
 
 mod completions;
 mod dicom;

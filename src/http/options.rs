@@ -45,7 +45,7 @@ pub(super) struct Options {
     /// The least volume of a lesion in millilitres, 0 to 1000.
     #[schema(minimum = 0, maximum = 1000)]
     min_lesion_ml: Option<f64>,
-    /// `single`: one look at the whole brain; `full`: overlapping patches vote; `adaptive`: one look, and patches
+    /// `single`: the whole brain as one patch; `full`: overlapping patches vote; `adaptive`: the one, and patches
     /// vote beside it where it is in doubt.
     voting: Option<VotingOption>,
     /// The share of a patch that the next one covers again, 0 to 0.9.
@@ -55,7 +55,8 @@ pub(super) struct Options {
     patch: Option<[usize; 3]>,
     /// How votes weigh.
     weighting: Option<WeightingOption>,
-    /// Whether each patch is looked at once more, turned by half a turn about the body's long axis.
+    /// Whether each patch is looked at once more, turned by half a turn about the body's long axis; the model's own if
+    /// nothing is said.
     flips: Option<bool>,
     /// The numbers to compute in; `auto`, as if nothing was said: those of the model.
     precision: Option<PrecisionOption>,

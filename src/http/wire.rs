@@ -163,6 +163,8 @@ pub(super) struct ModelBody {
     weighting: &'static str,
     /// The default of `voting`.
     voting: &'static str,
+    /// The default of `flips`.
+    flips: bool,
     threshold: f32,
     min_lesion_ml: f64,
 }
@@ -316,6 +318,7 @@ impl ModelBody {
             overlap: m.patches.overlap,
             weighting: m.patches.weighting.name(),
             voting: m.patches.voting.name(),
+            flips: m.patches.flips,
             threshold: m.output.threshold,
             min_lesion_ml: m.output.min_lesion_ml,
         }

@@ -2,7 +2,7 @@
 //!
 //! Two kinds of scans arrive. A *stripped* one holds the brain on a background of one exact value;
 //! its support is the brain. One with its *skull* on has air around the head; here the whole head
-//! is taken, until [`crate::anatomy`] tells the brain in it. No anatomy is known in this room.
+//! is taken, if [`crate::anatomy`] tells no brain in it. No anatomy is known in this room.
 #![allow(
     clippy::float_cmp,
     reason = "a stripped scan's background is one exact value"
@@ -54,8 +54,8 @@ pub fn support(flair: &Volume<f32>) -> Result<Option<Volume<u8>>, NothingThere> 
         }))
 }
 
-/// Whether a scan could be a stripped one, from its values alone: whether enough of it has one value, and what has another
-/// is no larger than a brain.
+/// Whether a scan can be a stripped one, from its values alone: whether enough of it has one value, and what has another,
+/// specks and all, is no larger than a brain.
 ///
 /// # Errors
 /// [`NothingThere`] if the image is constant.
@@ -332,6 +332,13 @@ mod tests {
         assert_eq!(may_be_stripped(&noisy), Ok(false));
         let ml = volume_ml(&head(&noisy).unwrap());
         assert!((ml - 1260.0).abs() < 30.0, "{ml}");
+    }
+
+    #[test]
+    fn a_brain_with_as_many_specks_as_a_head_has_voxels_is_none() {
+        let specked = ball(67.0, 100.0, |n| if n % 5 == 0 { 90.0 } else { 0.0 });
+        assert!(support(&specked).unwrap().is_some());
+        assert_eq!(may_be_stripped(&specked), Ok(false));
     }
 
     #[test]

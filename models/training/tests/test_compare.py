@@ -76,12 +76,13 @@ def test_a_second_look_is_turned_and_turned_back() -> None:
             self.sizes = SimpleNamespace(multiple=4, outputs=1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return image[:, :1] - torch.arange(image.shape[-1])
+            j = torch.arange(image.shape[-2])[:, None]
+            return image[:, :1] - torch.arange(image.shape[-1]) - 2 * j
 
     image = np.random.default_rng(0).normal(size=(1, 12, 13, 14)).astype(np.float32)
     brain = np.zeros(image.shape[1:], bool)
     brain[4:8, 4:9, 4:10] = True  # with its margin of 4: all of the image
     box, (first, second) = lesion_logits(Ramp(), image, brain, flips=True)
-    seen, along = image[0][box], np.arange(14)
-    assert np.allclose(first.numpy(), seen - along, atol=0.1)  # bfloat16
-    assert np.allclose(second.numpy(), seen - along[::-1], atol=0.1)
+    seen, ramp = image[0][box], 2 * np.arange(13)[:, None] + np.arange(14)
+    assert np.allclose(first.numpy(), seen - ramp, atol=0.2)  # bfloat16
+    assert np.allclose(second.numpy(), seen - ramp[::-1, ::-1], atol=0.2)

@@ -66,9 +66,15 @@ enum Order {
     Compute(Patch),
     Open {
         key: SessionKey,
-        /// Who waits for it, if anybody does.
-        done: Option<Sender<Result<(), Error>>>,
+        done: Sender<Result<(), Error>>,
     },
+    GetReady(Ahead),
+}
+
+/// A session that a study will want, opened when there is nothing else to do.
+struct Ahead {
+    key: SessionKey,
+    cancel: Arc<Cancel>,
 }
 
 /// The sessions of one device, behind a bounded channel.
@@ -106,6 +112,7 @@ impl Engine {
             batch: config.batch.get(),
             max_sessions: config.max_sessions.get(),
             sessions: VecDeque::new(),
+            ahead: None,
             observer: config.observer,
         };
         let thread = std::thread::Builder::new()
@@ -157,13 +164,13 @@ impl Engine {
     ) -> Result<(), Error> {
         let (done, opened) = bounded(1);
         let key = SessionKey::of_one(network, shape, precision);
-        let done = Some(done);
         self.order(Order::Open { key, done })?;
         opened.recv().unwrap_or(Err(Error::Stopped))
     }
 
-    /// As [`Engine::open`], without waiting for it. If it cannot be opened, the first patch will say so; if other work fills
-    /// the queue, nothing is done.
+    /// Opens that session as soon as no patch waits, unless another would have to be closed for it; nobody waits for it. If
+    /// it cannot be opened, the first patch will say so. Where patches share batches it is not known which session will be
+    /// wanted, and nothing is done.
     ///
     /// # Errors
     /// [`Error::Stopped`] if the engine's thread has ended.
@@ -172,10 +179,17 @@ impl Engine {
         network: &Arc<Network>,
         shape: [usize; 3],
         precision: Precision,
+        cancel: &Arc<Cancel>,
     ) -> Result<(), Error> {
-        let key = SessionKey::of_one(network, shape, precision);
+        if self.info.batch > 1 {
+            return Ok(());
+        }
+        let ahead = Ahead {
+            key: SessionKey::of_one(network, shape, precision),
+            cancel: Arc::clone(cancel),
+        };
         let orders = self.orders.as_ref().ok_or(Error::Stopped)?;
-        match orders.try_send(Order::Open { key, done: None }) {
+        match orders.try_send(Order::GetReady(ahead)) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err(Error::Stopped),
         }
@@ -236,6 +250,8 @@ struct Worker {
     max_sessions: usize,
     /// The most recently used last.
     sessions: VecDeque<OpenSession>,
+    /// The last session that was asked for ahead.
+    ahead: Option<Ahead>,
     observer: Observer,
 }
 
@@ -243,6 +259,9 @@ impl Worker {
     fn work(mut self, inbox: &Receiver<Order>) {
         let mut waiting: VecDeque<Patch> = VecDeque::new();
         loop {
+            if waiting.is_empty() && inbox.is_empty() {
+                self.open_ahead();
+            }
             if waiting.is_empty() {
                 match inbox.recv() {
                     Ok(order) => self.take(order, &mut waiting),
@@ -268,10 +287,25 @@ impl Worker {
             Order::Compute(patch) => waiting.push_back(patch),
             Order::Open { key, done } => {
                 let opened = self.session(&key).map(|_| ());
-                if done.is_some_and(|done| done.send(opened).is_err()) {
+                if done.send(opened).is_err() {
                     tracing::debug!("nobody waits for the session that was opened");
                 }
             }
+            Order::GetReady(ahead) => self.ahead = Some(ahead),
+        }
+    }
+
+    /// Opens the session that was asked for ahead, if there is room for it and somebody still wants it.
+    fn open_ahead(&mut self) {
+        let room = self.sessions.len() < self.max_sessions;
+        let wanted = self
+            .ahead
+            .take()
+            .filter(|ahead| room && !ahead.cancel.is_cancelled());
+        if let Some(Ahead { key, .. }) = wanted
+            && let Err(error) = self.session(&key)
+        {
+            tracing::debug!(%error, "a session could not be opened ahead");
         }
     }
 

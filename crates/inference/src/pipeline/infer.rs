@@ -76,14 +76,18 @@ struct Asking<'a> {
 }
 
 /// Lets the engine get ready for a study in a box of `shape`, while that is being made.
-pub(super) fn get_ready(shape: [usize; 3], run: Run<'_>) -> Result<(), Error> {
+pub(super) fn get_ready(
+    shape: [usize; 3],
+    run: Run<'_>,
+    cancel: &Arc<Cancel>,
+) -> Result<(), Error> {
     let patch = match run.settings.voting {
         Voting::Single | Voting::Adaptive => at_once(shape, run),
         Voting::Full => None,
     };
     let patch = patch.unwrap_or_else(|| run.settings.patch.map(NonZeroUsize::get));
     let (network, precision) = (&run.model.network, run.settings.precision);
-    Ok(run.engine.get_ready(network, patch, precision)?)
+    Ok(run.engine.get_ready(network, patch, precision, cancel)?)
 }
 
 /// The patch that holds a box of `shape` in one look, if memory allows one.
@@ -384,5 +388,20 @@ pub(super) fn receive(
 fn turn(samples: &mut [f32], [ni, nj, _]: [usize; 3]) {
     for plane in samples.chunks_exact_mut(ni * nj) {
         plane.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_turned_patch_is_mirrored_along_both_axes_of_its_planes() {
+        let mut two = [
+            0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+        ];
+        super::turn(&mut two, [3, 2, 1]);
+        let turned = [
+            5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 15.0, 14.0, 13.0, 12.0, 11.0, 10.0,
+        ];
+        assert_eq!(two, turned);
     }
 }

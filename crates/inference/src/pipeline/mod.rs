@@ -273,7 +273,7 @@ fn segment(
     let told = anatomy::hear(shown, &flair, stripped_ml, run, cancel, &mut warnings)?;
 
     clock.enter(Stage::Assemble)?;
-    let mut study = beside.study(&flair, told.as_ref(), run)?;
+    let mut study = beside.study(&flair, told.as_ref(), run, cancel)?;
     describe_placement(&study, &mut contrasts, &mut warnings);
     if let Some(told) = &told {
         looks::judge(told, &study, &mut contrasts, &mut warnings)?;
@@ -363,7 +363,7 @@ fn first_look<'a>(
     let stripped = study::stripped(flair, spacing_mm(run)).map_err(Error::Study)?;
     let shown = anatomy::show(flair, stripped.is_some(), run, cancel)?;
     if let Some(cut) = &stripped {
-        infer::get_ready(cut.grid().shape(), run)?;
+        infer::get_ready(cut.grid().shape(), run, cancel)?;
     }
     Ok((stripped, shown))
 }
@@ -394,7 +394,13 @@ impl Beside {
     }
 
     /// The study; of a head, in the box of the brain that was found in it.
-    fn study(self, flair: &Volume<f32>, told: Option<&Told>, run: Run<'_>) -> Result<Study, Error> {
+    fn study(
+        self,
+        flair: &Volume<f32>,
+        told: Option<&Told>,
+        run: Run<'_>,
+        cancel: &Arc<Cancel>,
+    ) -> Result<Study, Error> {
         let is_a_head = told.is_some_and(|told| told.is_a_head_after_all);
         if let Some(study) = self.laid.filter(|_| !is_a_head) {
             return Ok(study);
@@ -404,7 +410,7 @@ impl Beside {
             None => study::head(flair, spacing_mm(run)),
         };
         let cut = cut.map_err(Error::Study)?;
-        infer::get_ready(cut.grid().shape(), run)?;
+        infer::get_ready(cut.grid().shape(), run, cancel)?;
         cut.assemble(&self.others).map_err(Error::Study)
     }
 }

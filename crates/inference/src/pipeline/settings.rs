@@ -301,6 +301,21 @@ mod tests {
     }
 
     #[test]
+    fn how_often_is_looked_is_the_model_s_choice_unless_a_request_says() {
+        let flips = |of_model: bool, asked: Option<bool>| {
+            let mut manifest = manifest();
+            manifest.patches.flips = of_model;
+            let asked = Asked {
+                flips: asked,
+                ..Asked::default()
+            };
+            Settings::resolve(&asked, &manifest).unwrap().flips
+        };
+        assert_eq!([flips(false, None), flips(true, None)], [false, true]);
+        assert!(flips(false, Some(true)) && !flips(true, Some(false)));
+    }
+
+    #[test]
     fn values_out_of_range_are_refused_by_name() {
         let refused = |asked: Asked| {
             Settings::resolve(&asked, &manifest())
