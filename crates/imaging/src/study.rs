@@ -610,6 +610,7 @@ mod tests {
             let field = flair.grid().canonical();
             let (everywhere, _) = resample(&told, &field, 0.0);
             let brain = filled(&everywhere.map(|p| u8::from(p > 0.5)), Fill::Volume);
+            prop_assume!(box_of(&brain).is_some());
             let whole = cropped(resample(&flair, &field, 0.0), &brain, Extent::Extracted).unwrap();
             prop_assert_eq!(found.grid.shape(), whole.grid.shape());
             let moved = found.grid.to_voxels_of(&whole.grid).translation;
