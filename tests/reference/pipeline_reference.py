@@ -50,7 +50,7 @@ def segment(scans, model_folder, voting=None, overlap=None, weighting=None, flip
 
     field_shape, field_affine = field_of_view(flair.shape, flair_affine, model["input"]["spacing_mm"])
     in_field = resample(flair, flair_affine, field_affine, field_shape)
-    brain, foreground = find_brain(in_field, field_affine)
+    brain, foreground = find_brain(in_field, field_affine, flair, flair_affine)
 
     box = bounding_box(brain, margin=4)
     brain = brain[box]
@@ -169,21 +169,37 @@ def copy_voxels(source, whole, target_shape):
 
 # 4. The brain
 
-def find_brain(volume, affine):
-    """The mask [i, j, k] of the foreground, and "brain" or "head"."""
-    on_faces = numpy.ones(volume.shape, bool)
-    on_faces[1:-1, 1:-1, 1:-1] = False
-    values, counts = numpy.unique(volume[on_faces], return_counts=True)
-    background = values[counts.argmax()]  # `values` are sorted: the smallest of equally common ones.
-    if (volume == background).mean() >= 0.2:
-        clearly = numpy.abs(volume - background) > 1e-3 * (volume.max() - volume.min())
-        brain = ndimage.binary_fill_holes(large_components(clearly))
-        ml = brain.sum() * abs(numpy.linalg.det(affine[:3, :3])) / 1000
-        if ml <= 2300 and brain[on_faces].mean() <= 0.05:
-            return brain, "brain"
+def find_brain(volume, affine, sent, sent_affine):
+    """The mask [i, j, k] of the foreground, and "brain" or "head". `sent` is the volume before it was resampled."""
+    seen = not_background(sent)
+    if seen is not None and seen.sum() * voxel_ml(sent_affine) <= 2300:
+        clearly = not_background(volume)
+        if clearly is not None:
+            brain = ndimage.binary_fill_holes(large_components(clearly))
+            if brain.sum() * voxel_ml(affine) <= 2300 and brain[on_faces(volume.shape)].mean() <= 0.05:
+                return brain, "brain"
 
     head = large_components(volume > otsu(volume))
     return numpy.stack([ndimage.binary_fill_holes(plane) for plane in numpy.moveaxis(head, 2, 0)], axis=2), "head"
+
+
+def not_background(volume):
+    """What differs clearly from the commonest value on the faces; None if too little of the volume has that value."""
+    values, counts = numpy.unique(volume[on_faces(volume.shape)], return_counts=True)
+    background = values[counts.argmax()]  # `values` are sorted: the smallest of equally common ones.
+    if (volume == background).mean() < 0.2:
+        return None
+    return numpy.abs(volume - background) > 1e-3 * (volume.max() - volume.min())
+
+
+def on_faces(shape):
+    faces = numpy.ones(shape, bool)
+    faces[1:-1, 1:-1, 1:-1] = False
+    return faces
+
+
+def voxel_ml(affine):
+    return abs(numpy.linalg.det(affine[:3, :3])) / 1000
 
 
 def large_components(mask):
@@ -311,15 +327,15 @@ def vote(channels, starts, size, weight, network, flips, beside=None):
 
 def find_lesions(probability, affine, threshold, min_lesion_ml):
     """The mask [i, j, k] of the lesions kept, and the lesions by size, then by first voxel in file order."""
-    voxel_ml = abs(numpy.linalg.det(affine[:3, :3])) / 1000
+    each_ml = voxel_ml(affine)
     labels, count = ndimage.label(probability >= threshold, numpy.ones((3, 3, 3)))
     sizes = numpy.bincount(labels.ravel(), minlength=count + 1)
-    kept = [label for label in range(1, count + 1) if sizes[label] * voxel_ml >= min_lesion_ml - 1e-9]
+    kept = [label for label in range(1, count + 1) if sizes[label] * each_ml >= min_lesion_ml - 1e-9]
 
     in_file_order, first = numpy.unique(labels.ravel(order="F"), return_index=True)
     first = dict(zip(in_file_order, first))
     kept.sort(key=lambda label: (-sizes[label], first[label]))
     centres = ndimage.center_of_mass(labels > 0, labels, kept) if kept else []
-    lesions = [Lesion(int(sizes[label]), float(sizes[label] * voxel_ml), tuple((affine @ [*centre, 1])[:3]))
+    lesions = [Lesion(int(sizes[label]), float(sizes[label] * each_ml), tuple((affine @ [*centre, 1])[:3]))
                for label, centre in zip(kept, centres)]
     return numpy.isin(labels, kept), lesions

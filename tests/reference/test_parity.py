@@ -208,6 +208,19 @@ def test_skull_kept(phantom, tmp_path, spacing):
     assert want.foreground == "head"
 
 
+def test_a_stripped_scan_full_of_specks_is_a_head(phantom, tmp_path):
+    """The pieces that are left out of a brain count for whether a scan can be one, as it was sent."""
+    folder = phantom("--spacing", "2,2,2", contrasts="flair,t1w,t2w")
+    image = nibabel.load(folder / "flair.nii.gz")
+    samples = numpy.asanyarray(image.dataobj).copy()
+    speck = numpy.isin(sum(numpy.indices(samples.shape)) % 7, (0, 3))
+    samples[speck & (samples == 0)] = samples.max() // 4
+    nibabel.save(nibabel.Nifti1Image(samples, image.affine, image.header), tmp_path / "flair.nii.gz")
+    _, plain = compare(tmp_path / "plain", scans_of(folder, "flair"), TINY)
+    _, specked = compare(tmp_path / "out", scans_of(tmp_path, "flair"), TINY)
+    assert (plain.foreground, specked.foreground) == ("brain", "head")
+
+
 @pytest.mark.parametrize("orientation, spacing", [
     ("LPS", "0.8,0.8,3"), ("PIR", "1.1,0.9,2.2"), ("SAL", "3,3,3"), ("IRP", "5,0.7,0.7"),
 ])
