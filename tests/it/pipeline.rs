@@ -232,3 +232,67 @@ fn a_device_that_is_not_there_is_an_error_that_says_why() {
         );
     }
 }
+
+#[test]
+fn a_session_is_opened_ahead_where_there_is_room_and_somebody_wants_it() {
+    use std::num::NonZeroUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use dawson_inference::engine::{Engine, EngineConfig, Happening, Precision};
+
+    static OPENED: AtomicUsize = AtomicUsize::new(0);
+    fn count(happening: Happening) {
+        if matches!(happening, Happening::SessionOpened { .. }) {
+            OPENED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let opened = || OPENED.load(Ordering::SeqCst);
+    let engine = |max_sessions, batch| {
+        Engine::start(&EngineConfig {
+            max_sessions: NonZeroUsize::new(max_sessions).unwrap(),
+            batch: NonZeroUsize::new(batch).unwrap(),
+            observer: count,
+            ..engine_config("cpu")
+        })
+        .unwrap()
+    };
+    let network = Registry::open(&models())
+        .unwrap()
+        .get("tiny-lesion")
+        .unwrap();
+    let network = &network.network;
+    let (small, large, precision) = ([32; 3], [64; 3], Precision::F32);
+    let (wanted, cancelled) = (Arc::new(Cancel::default()), Arc::new(Cancel::default()));
+    cancelled.cancel();
+
+    let one = engine(1, 1);
+    one.get_ready(network, small, precision, &cancelled)
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(opened(), 0, "a study that nobody wants opened a session");
+    one.open(network, large, precision).unwrap();
+    assert_eq!(opened(), 1);
+    one.get_ready(network, small, precision, &wanted).unwrap();
+    one.open(network, large, precision).unwrap();
+    one.open(network, large, precision).unwrap();
+    assert_eq!(
+        opened(),
+        1,
+        "an open session was closed for one that may be wanted"
+    );
+
+    let many = engine(2, 4);
+    many.get_ready(network, small, precision, &wanted).unwrap();
+    many.open(network, large, precision).unwrap();
+    assert_eq!(opened(), 2, "which batch will be wanted is not known");
+
+    let two = engine(2, 1);
+    two.get_ready(network, small, precision, &wanted).unwrap();
+    let begun = Instant::now();
+    while opened() < 3 && begun.elapsed() < Duration::from_mins(1) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    two.open(network, small, precision).unwrap();
+    assert_eq!(opened(), 3);
+}
