@@ -35,7 +35,7 @@ from torch import Tensor
 from arrays import Array, Shape
 from cases import Case, read_cases
 from checkpoints import averaged_network
-from evaluate import was_seen
+from evaluate import never_seen, was_seen
 from losses import Term
 from measures import Rule, agreement, average_precision, dice, without_small
 from network import COMPACT, LESION, PAPER, FCDenseNet, Sizes, gflop, n_parameters
@@ -219,15 +219,12 @@ def _fitted(patients: list[list[Said]], *, flips: bool) -> Asking:
 def _unseen(weights: list[Path], data: Path, *, flips: bool) -> dict[str, list[Said]]:
     """What each checkpoint says of the patients that it never saw, by patient."""
     said: dict[str, list[Said]] = {}
-    for path in weights:
-        net, recipe = averaged_network(path)
-        for case in read_cases(data / "labelled"):
-            if not was_seen(case.name, recipe):
-                box, logits = lesion_logits(net, case.image, case.brain, flips=flips)
-                brain = case.brain[box]
-                inside = torch.from_numpy(brain)
-                of_case = Said(torch.stack([z[inside] for z in logits]), case.truth[box][brain])
-                said.setdefault(case.name.split("-")[0], []).append(of_case)
+    for net, case in never_seen(weights, data):
+        box, logits = lesion_logits(net, case.image, case.brain, flips=flips)
+        brain = case.brain[box]
+        inside = torch.from_numpy(brain)
+        of_case = Said(torch.stack([z[inside] for z in logits]), case.truth[box][brain])
+        said.setdefault(case.name.split("-")[0], []).append(of_case)
     return said
 
 
@@ -276,17 +273,13 @@ def _write(out: Path) -> None:
 def votings(weights: list[Path], data: Path, rule: Rule) -> None:
     """Overlapping patches against one look, by overlap and weighting."""
     rows: dict[str, list[tuple[float, ...]]] = {}
-    for path in weights:
-        net, recipe = averaged_network(path)
-        for case in read_cases(data / "labelled"):
-            if was_seen(case.name, recipe):
-                continue
-            rows.setdefault("one look", []).append(
-                _judge(lesion_probability(net, case.image, case.brain), case, rule))
-            for overlap in OVERLAPS:
-                for weighting, probability in voted(net, case, overlap).items():
-                    judged = _judge(probability, case, rule)
-                    rows.setdefault(f"{overlap:g}, {weighting}", []).append(judged)
+    for net, case in never_seen(weights, data):
+        rows.setdefault("one look", []).append(
+            _judge(lesion_probability(net, case.image, case.brain), case, rule))
+        for overlap in OVERLAPS:
+            for weighting, probability in voted(net, case, overlap).items():
+                judged = _judge(probability, case, rule)
+                rows.setdefault(f"{overlap:g}, {weighting}", []).append(judged)
     n = len(rows["one look"])
     print(f"patches of {PATCH}; {rule}; mean of n = {n} scans\n\n"
           "| overlap, weighting | DSC | lesion TPR | lesion FDR | PR-AUC |\n" + "| --- " * 5 + "|")

@@ -26,7 +26,7 @@ import torch
 from scipy import ndimage
 
 from arrays import Array
-from cases import read_cases
+from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
 from measures import (
@@ -121,6 +121,15 @@ def was_seen(case: str, recipe: Recipe) -> bool:
     """Whether the patient's scans or its masks had a part in the training."""
     return case.startswith(recipe.pool.real or ("//",)) or not case.startswith(
         recipe.pool.bank_without or ("//",))
+
+
+def never_seen(weights: list[Path], data: Path) -> Iterator[tuple[FCDenseNet, Case]]:
+    """The network of each checkpoint with each real case that its training never saw."""
+    for path in weights:
+        net, recipe = averaged_network(path)
+        for case in read_cases(data / "labelled"):
+            if not was_seen(case.name, recipe):
+                yield net, case
 
 
 def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule, asking: Asking) -> None:

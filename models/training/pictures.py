@@ -24,7 +24,7 @@ from arrays import Array
 from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
-from evaluate import pool_samples, was_seen
+from evaluate import never_seen, pool_samples
 from measures import Rule
 from predict import Asking, anatomy_of, lesion_probability
 from randomised import CLASSES
@@ -54,11 +54,8 @@ def samples(pool: Path, data: Path, out: Path, rows: int = 4) -> None:
 
 def found(weights: list[Path], data: Path, rule: Rule, asking: Asking, out: Path) -> None:
     """Each real case that a training never saw, where most is true, most invented and most missed."""
-    shown = []
-    for path in weights:
-        net, recipe = averaged_network(path)
-        shown += [(case, rule.mask(lesion_probability(net, case.image, case.brain, asking)))
-                  for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)]
+    shown = [(case, rule.mask(lesion_probability(net, case.image, case.brain, asking)))
+             for net, case in never_seen(weights, data)]
     _, axes = plt.subplots(len(shown), 6, figsize=(13, 2.6 * len(shown)), squeeze=False)
     for row, (case, mask) in zip(axes, shown, strict=True):
         for n, (title, k) in enumerate(_telling_slices(case, mask)):
