@@ -215,6 +215,7 @@ impl Anatomy {
             .zip(brain.samples_mut().par_chunks_mut(ni))
             .enumerate()
             .for_each(|(row, ((likelihood, parts), brain))| {
+                brain.fill(0.0);
                 for (class, part) in answer.classes.iter().enumerate() {
                     let code = part.code();
                     let told = answer.row(class, ni, [row % nj, row / nj]);
@@ -292,7 +293,9 @@ impl Anatomy {
     /// The volume of a part.
     #[must_use]
     pub fn volume_ml(&self, part: Part) -> f64 {
-        self.voxels_of(part).len() as f64 * self.parts.grid().voxel_ml()
+        let code = part.code();
+        let of_it = self.parts.samples().iter().filter(|p| **p == code);
+        of_it.count() as f64 * self.parts.grid().voxel_ml()
     }
 
     /// The volume of the brain with the fluid that counts to it.

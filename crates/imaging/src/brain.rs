@@ -45,27 +45,21 @@ impl NothingThere {
 /// # Errors
 /// [`NothingThere`] if the image is constant.
 pub fn support(flair: &Volume<f32>) -> Result<Option<Volume<u8>>, NothingThere> {
-    Ok(surroundings(flair)?
-        .map(|inside| filled(&largest(flair, |s| inside.holds(s)), Fill::Volume))
-        .filter(|mask| {
-            let voxels = voxels_of(mask);
-            voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML
-                && share_on_faces(mask) <= MOST_ON_FACES
-        }))
+    Ok(surroundings(flair)?.and_then(|clearly| clearly.support_on(flair)))
 }
 
-/// Whether a scan can be a stripped one, from its values alone: whether enough of it has one value, and what has another,
-/// specks and all, is no larger than a brain.
+/// What a scan holds beside its background if it can be a stripped one, from its values alone: if enough of it has one
+/// value, and what has another, specks and all, is no larger than a brain.
 ///
 /// # Errors
 /// [`NothingThere`] if the image is constant.
-pub(crate) fn may_be_stripped(flair: &Volume<f32>) -> Result<bool, NothingThere> {
-    let Some(inside) = surroundings(flair)? else {
-        return Ok(false);
-    };
-    let of_some = |some: &[f32]| some.iter().filter(|&&s| inside.holds(s)).count();
-    let voxels: usize = flair.samples().par_chunks(TOGETHER).map(of_some).sum();
-    Ok(voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML)
+pub(crate) fn may_be_stripped(flair: &Volume<f32>) -> Result<Option<Clearly>, NothingThere> {
+    let inside = surroundings(flair)?;
+    Ok(inside.filter(|inside| {
+        let of_some = |some: &[f32]| some.iter().filter(|&&s| inside.holds(s)).count();
+        let voxels: usize = flair.samples().par_chunks(TOGETHER).map(of_some).sum();
+        voxels as f64 * flair.grid().voxel_ml() <= LARGEST_BRAIN_ML
+    }))
 }
 
 /// The head of a scan with its skull, 1 inside, without holes in axial slices.
@@ -89,14 +83,22 @@ fn check_not_constant(flair: &Volume<f32>) -> Result<(), NothingThere> {
 }
 
 /// What differs clearly from a background.
-struct Clearly {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Clearly {
     background: f32,
     least: f32,
 }
 
 impl Clearly {
-    fn holds(&self, value: f32) -> bool {
+    fn holds(self, value: f32) -> bool {
         (value - self.background).abs() > self.least
+    }
+
+    /// The brain of a stripped scan, as [`support`] gives it.
+    pub(crate) fn support_on(self, flair: &Volume<f32>) -> Option<Volume<u8>> {
+        let mask = filled(&largest(flair, |s| self.holds(s)), Fill::Volume);
+        let ml = voxels_of(&mask) as f64 * flair.grid().voxel_ml();
+        (ml <= LARGEST_BRAIN_ML && share_on_faces(&mask) <= MOST_ON_FACES).then_some(mask)
     }
 }
 
@@ -315,7 +317,7 @@ mod tests {
         let mut scan = ball(67.0, 100.0, |_| 0.0);
         let centre = scan.grid().offset([25, 25, 25]);
         scan.samples_mut()[centre] = 0.0;
-        assert_eq!(may_be_stripped(&scan), Ok(true));
+        assert!(may_be_stripped(&scan).unwrap().is_some());
         let brain = support(&scan).unwrap().unwrap();
         assert_eq!(brain.samples()[centre], 1);
         let ml = volume_ml(&brain);
@@ -326,10 +328,10 @@ mod tests {
     fn a_head_s_size_or_a_noisy_background_makes_it_a_head() {
         let large = ball(90.0, 100.0, |_| 0.0);
         assert_eq!(support(&large), Ok(None));
-        assert_eq!(may_be_stripped(&large), Ok(false));
+        assert_eq!(may_be_stripped(&large), Ok(None));
         let noisy = ball(67.0, 100.0, |n| (n % 7) as f32);
         assert_eq!(support(&noisy), Ok(None));
-        assert_eq!(may_be_stripped(&noisy), Ok(false));
+        assert_eq!(may_be_stripped(&noisy), Ok(None));
         let ml = volume_ml(&head(&noisy).unwrap());
         assert!((ml - 1260.0).abs() < 30.0, "{ml}");
     }
@@ -340,7 +342,7 @@ mod tests {
             if [0, 3].contains(&(n % 7)) { 90.0 } else { 0.0 }
         });
         assert!(support(&specked).unwrap().is_some());
-        assert_eq!(may_be_stripped(&specked), Ok(false));
+        assert_eq!(may_be_stripped(&specked), Ok(None));
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! *periventricular*; one that comes as near to the cortex is *juxtacortical*; the rest are in the *deep
 //! white matter*. The places are those of McDonald 2017 (Thompson et al., Lancet Neurol 17:162, 2018); the
 //! first touch decides, as in LST-AI. Infratentorial comes first because the fourth ventricle is one.
+use rayon::prelude::*;
+
 use crate::anatomy::{Anatomy, Part};
 use crate::distance::Ways;
-use crate::grid::WorldPoint;
 use crate::lesions::Lesions;
+use crate::volume::TOGETHER;
 
 /// What is as near as this touches: a voxel of the anatomy, and the half of one that its rim is unsure by.
 pub const TOUCH_MM: f64 = 3.0;
@@ -102,18 +104,26 @@ pub fn places(lesions: &Lesions, around: &Surroundings<'_>) -> Vec<Place> {
     let shape = grid.shape();
     let (from, to) = (*lesions.instances.grid(), grid);
     // The anatomy's voxel that each voxel of a lesion lies in; what lies outside has no neighbours there.
-    let mut queries = Vec::new();
-    let mut of_lesion = Vec::new();
-    let instances = lesions.instances.samples().iter().enumerate();
-    for (offset, &id) in instances.filter(|(_, id)| **id != 0) {
-        let WorldPoint(world) = from.centre_of(from.index(offset));
-        let at = to.voxel(WorldPoint(world)).0.round();
+    let query = |offset: usize, id: u32| {
+        let at = to.voxel(from.centre_of(from.index(offset))).0.round();
         let inside = (0..3).all(|a| at[a] >= 0.0 && at[a] < shape[a] as f64);
-        if inside {
-            queries.push(to.offset([0, 1, 2].map(|a| at[a] as usize)));
-            of_lesion.push(id as usize - 1);
-        }
-    }
+        inside.then(|| {
+            (
+                to.offset([0, 1, 2].map(|a| at[a] as usize)),
+                id as usize - 1,
+            )
+        })
+    };
+    let (queries, of_lesion): (Vec<usize>, Vec<usize>) = lesions
+        .instances
+        .samples()
+        .par_chunks(TOGETHER)
+        .enumerate()
+        .flat_map_iter(|(n, some)| {
+            let numbered = (n * TOGETHER..).zip(some).filter(|(_, id)| **id != 0);
+            numbered.filter_map(|(offset, &id)| query(offset, id))
+        })
+        .unzip();
     let (ventricles, cortex) = rayon::join(
         || around.ventricles.squared_mm2(&queries),
         || around.cortex.squared_mm2(&queries),
@@ -161,7 +171,7 @@ mod tests {
     use glam::{DAffine3, DVec3};
 
     use super::*;
-    use crate::grid::Grid;
+    use crate::grid::{Grid, WorldPoint};
     use crate::lesions::CountingRule;
     use crate::volume::Volume;
 

@@ -10,7 +10,7 @@ use glam::DAffine3;
 use rayon::prelude::*;
 
 use crate::align::{Align, Alignment, Fixed, Settings};
-use crate::brain::{self, Fill, NothingThere, filled, voxels_of};
+use crate::brain::{self, Clearly, Fill, NothingThere, filled, voxels_of};
 use crate::grid::{Grid, GridError, VoxelPoint};
 use crate::resample::{Resampling, reorder, resample, resample_moved};
 use crate::volume::Volume;
@@ -249,11 +249,11 @@ impl Cut {
 pub fn stripped(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Option<Cut>, Error> {
     let field = field(flair, spacing_mm)?;
     // What the values of the scan as it was sent rule out need not be laid out.
-    if !brain::may_be_stripped(flair).map_err(Error::NothingThere)? {
+    let Some(clearly) = brain::may_be_stripped(flair).map_err(Error::NothingThere)? else {
         return Ok(None);
-    }
+    };
     if field == flair.grid().canonical() {
-        return stripped_in_place(flair);
+        return stripped_in_place(flair, clearly);
     }
     let (image, resampling) = resample(flair, &field, 0.0);
     let support = brain::support(&image).map_err(Error::NothingThere)?;
@@ -263,8 +263,8 @@ pub fn stripped(flair: &Volume<f32>, spacing_mm: [f64; 3]) -> Result<Option<Cut>
 
 /// The same for a FLAIR that has the model's spacing already: its axes are put in order after the cut, not before, which
 /// spares a copy of the whole field.
-fn stripped_in_place(flair: &Volume<f32>) -> Result<Option<Cut>, Error> {
-    let Some(brain) = brain::support(flair).map_err(Error::NothingThere)? else {
+fn stripped_in_place(flair: &Volume<f32>, clearly: Clearly) -> Result<Option<Cut>, Error> {
+    let Some(brain) = clearly.support_on(flair) else {
         return Ok(None);
     };
     let (start, shape) = box_around(&brain);

@@ -4,6 +4,8 @@
 //! not interpolate ([`crate::resample`]) and knows no file format ([`crate::nifti`]).
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use crate::grid::{Grid, VoxelIndex};
 
 /// Samples that one thread takes in one go: enough to be worth sharing out.
@@ -24,7 +26,7 @@ pub struct LengthMismatch {
     voxels: usize,
 }
 
-impl<T: Copy> Volume<T> {
+impl<T: Copy + Send + Sync> Volume<T> {
     /// Puts `samples` (i fastest) on `grid`.
     ///
     /// # Errors
@@ -43,10 +45,10 @@ impl<T: Copy> Volume<T> {
     /// A volume with the same value everywhere.
     #[must_use]
     pub fn filled(grid: Grid, value: T) -> Self {
-        Self {
-            grid,
-            samples: vec![value; grid.voxels()],
-        }
+        // Written by all threads: most of what a large volume costs is that the system gives its pages one by one.
+        let values = rayon::iter::repeat_n(value, grid.voxels());
+        let samples = values.with_min_len(TOGETHER).collect();
+        Self { grid, samples }
     }
 
     /// A volume whose value at each voxel is computed from the voxel's index.

@@ -73,7 +73,7 @@ impl Votes {
         Self {
             weights: patch.map(|n| weighting.along_axis(n)),
             sum: Volume::filled(grid, 0.0),
-            weight: vec![0.0; grid.voxels()],
+            weight: Volume::filled(grid, 0.0).into_samples(),
         }
     }
 

@@ -42,18 +42,19 @@ pub(super) fn shrunk(volume: &Volume<f32>, spacing_mm: f64) -> Volume<f32> {
     out.samples_mut()
         .par_chunks_mut(ni)
         .enumerate()
-        .for_each(|(n, out)| {
+        .for_each_init(Vec::new, |sums: &mut Vec<f32>, (n, out)| {
+            // Rows first: whole ones are added many samples at a time.
+            sums.clear();
+            sums.resize(ni * block[0], 0.0);
             for k in n / nj * block[2]..(n / nj + 1) * block[2] {
                 for j in n % nj * block[1]..(n % nj + 1) * block[1] {
-                    let from = j * row + k * slice;
-                    let values = samples[from..from + ni * block[0]].chunks_exact(block[0]);
-                    for (out, values) in out.iter_mut().zip(values) {
-                        *out += values.iter().copied().map(sound).sum::<f32>();
+                    for (sum, &value) in sums.iter_mut().zip(&samples[j * row + k * slice..]) {
+                        *sum += sound(value);
                     }
                 }
             }
-            for out in out {
-                *out *= share;
+            for (out, sums) in out.iter_mut().zip(sums.chunks_exact(block[0])) {
+                *out = sums.iter().sum::<f32>() * share;
             }
         });
     out

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::grid::Grid;
 
-    fn line<T: Copy>(samples: &[T]) -> Volume<T> {
+    fn line<T: Copy + Send + Sync>(samples: &[T]) -> Volume<T> {
         let grid = Grid::new([samples.len(), 1, 1], DAffine3::IDENTITY).unwrap();
         Volume::new(grid, samples.to_vec()).unwrap()
     }

@@ -85,12 +85,22 @@ fn values<T: DataElement + Copy + Sync>(
 }
 
 /// Stored numbers to values, and how many were not finite.
+#[expect(clippy::float_cmp, reason = "a slope of exactly 1 changes nothing")]
 fn scaled<T: Copy + Sync>(
     header: &Header,
     stored: &[T],
     widen: impl Fn(T) -> f64 + Sync,
 ) -> (Vec<f32>, usize) {
     let (slope, intercept) = (header.slope, header.intercept);
+    if slope == 1.0 && intercept == 0.0 {
+        // Of integers no more is left of this than their conversion; a negative zero becomes a positive one as below.
+        return finite(stored, |v| (widen(v) + 0.0) as f32);
+    }
+    finite(stored, |v| (widen(v) * slope + intercept) as f32)
+}
+
+/// The values of stored numbers, 0 for those that are not finite, and how many these are.
+fn finite<T: Copy + Sync>(stored: &[T], value: impl Fn(T) -> f32 + Sync) -> (Vec<f32>, usize) {
     let mut samples = vec![0.0; stored.len()];
     let non_finite = samples
         .par_chunks_mut(TOGETHER)
@@ -99,7 +109,7 @@ fn scaled<T: Copy + Sync>(
             // Without a branch, many samples are computed at a time.
             let mut non_finite = 0_u32;
             for (sample, stored) in samples.iter_mut().zip(stored) {
-                let value = (widen(*stored) * slope + intercept) as f32;
+                let value = value(*stored);
                 let is_finite = value.is_finite();
                 *sample = if is_finite { value } else { 0.0 };
                 non_finite = non_finite.wrapping_add(u32::from(!is_finite));

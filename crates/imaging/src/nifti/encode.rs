@@ -15,7 +15,7 @@ pub enum Compression {
 }
 
 /// A type of voxel that can be written.
-pub trait Element: Copy + Sync {
+pub trait Element: Copy + Send + Sync {
     /// Its type in the header.
     const DATATYPE: Datatype;
     /// Appends the bytes of samples, little endian.
@@ -56,7 +56,7 @@ pub fn encode<T: Element>(
 /// As [`encode`], with what `stored` makes of each sample: no second volume is made for it. The values are `slope`
 /// times what is stored.
 #[must_use]
-pub fn encode_as<T: Copy + Sync, U: Element>(
+pub fn encode_as<T: Copy + Send + Sync, U: Element>(
     volume: &Volume<T>,
     stored: impl Fn(T) -> U + Sync,
     slope: f64,

@@ -211,7 +211,7 @@ impl Segmentation {
         Ok(objects.into_iter().map(artifact).collect())
     }
 
-    fn nifti<T: Copy + Sync, U: Element>(
+    fn nifti<T: Copy + Send + Sync, U: Element>(
         &self,
         name: &'static str,
         volume: &Volume<T>,

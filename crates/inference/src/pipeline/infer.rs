@@ -125,7 +125,7 @@ pub(super) fn probability<T>(
     };
     let mut votes = Ballot::of(&plan.first, study.grid);
     let made = asking.ask(&plan.first, &mut votes, meanwhile)?;
-    let mut probability = votes.fused();
+    let mut probability = votes.fused(&plan.first);
     let (mut patch, mut weighting) = (plan.first.patch, plan.first.weighting);
     if let Some(mut then) = plan.then {
         let in_doubt = doubt(&probability, study);
@@ -135,7 +135,7 @@ pub(super) fn probability<T>(
         (patch, weighting) = (then.patch, then.weighting);
         let mut votes = Ballot::Many(Votes::beside(probability, patch, weighting));
         asking.ask(&then, &mut votes, || ())?;
-        probability = votes.fused();
+        probability = votes.fused(&then);
     }
     // Where the brain was found in a head, what shines outside it is fat.
     if run.model.manifest.output.restrict_to_brain || study.extent == Extent::Extracted {
@@ -174,32 +174,53 @@ fn doubt(probability: &Volume<f32>, study: &Study) -> Volume<u8> {
 
 /// What the looks told so far.
 enum Ballot {
-    /// There is one look, whose word counts as it is.
-    One(Volume<f32>),
+    /// All look at one place and count alike: the sum of what they told there.
+    Same {
+        grid: Grid,
+        sum: Vec<f32>,
+    },
     Many(Votes),
 }
 
 impl Ballot {
     fn of(looks: &Looks, grid: Grid) -> Self {
-        match (&looks.each[..], looks.weighting) {
-            ([_], Weighting::Uniform) => Self::One(Volume::filled(grid, 0.0)),
-            (_, weighting) => Self::Many(Votes::new(grid, looks.patch, weighting)),
+        let first = looks.each.first().map(|look| look.start);
+        let are_one_place = looks.each.iter().all(|look| Some(look.start) == first);
+        if are_one_place && looks.weighting == Weighting::Uniform {
+            let sum = Vec::new();
+            return Self::Same { grid, sum };
         }
+        Self::Many(Votes::new(grid, looks.patch, looks.weighting))
     }
 
     fn add(&mut self, look: Look, patch: [usize; 3], mut values: Vec<f32>) {
         if look.turned {
-            turn(&mut values, patch);
+            values.par_chunks_mut(patch[0] * patch[1]).for_each(turn);
         }
         match self {
-            Self::One(probability) => probability.paste(look.start, patch, &values),
+            Self::Same { sum, .. } if sum.is_empty() => *sum = values,
+            Self::Same { sum, .. } => {
+                let cells = sum.par_iter_mut().with_min_len(TOGETHER).zip(values);
+                cells.for_each(|(sum, value)| *sum += value);
+            }
             Self::Many(votes) => votes.add(look.start, &values),
         }
     }
 
-    fn fused(self) -> Volume<f32> {
+    /// The mean of what was told by `looks`, all of which were added.
+    fn fused(self, looks: &Looks) -> Volume<f32> {
         match self {
-            Self::One(probability) => probability,
+            Self::Same { grid, sum } => {
+                let mut probability = Volume::filled(grid, 0.0);
+                if let Some(look) = looks.each.first() {
+                    probability.paste(look.start, looks.patch, &sum);
+                }
+                let share = 1.0 / looks.each.len().max(1) as f32;
+                let samples = probability.samples_mut();
+                let samples = samples.par_iter_mut().with_min_len(TOGETHER);
+                samples.for_each(|p| *p *= share);
+                probability
+            }
             Self::Many(votes) => votes.fused(),
         }
     }
@@ -347,12 +368,12 @@ impl Asking<'_> {
                     plane.fill(outside);
                     let start = [i, j, k + (n % nk) as isize];
                     placed.volume.copy_box(start, [ni, nj, 1], plane);
+                    if look.turned {
+                        turn(plane);
+                    }
                 }
                 None => plane.fill(input.missing_value),
             });
-        if look.turned {
-            turn(&mut image, asked.patch);
-        }
         Patch {
             network: Arc::clone(&model.network),
             shape: asked.patch,
@@ -384,24 +405,7 @@ pub(super) fn receive(
     }
 }
 
-/// Turns a patch, or several behind one another, by half a turn about k: left becomes right, and front back.
-fn turn(samples: &mut [f32], [ni, nj, _]: [usize; 3]) {
-    for plane in samples.chunks_exact_mut(ni * nj) {
-        plane.reverse();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_turned_patch_is_mirrored_along_both_axes_of_its_planes() {
-        let mut two = [
-            0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
-        ];
-        super::turn(&mut two, [3, 2, 1]);
-        let turned = [
-            5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 15.0, 14.0, 13.0, 12.0, 11.0, 10.0,
-        ];
-        assert_eq!(two.map(f32::to_bits), turned.map(f32::to_bits));
-    }
+/// Turns a plane by half a turn about k: left becomes right, and front back.
+fn turn(plane: &mut [f32]) {
+    plane.reverse();
 }
