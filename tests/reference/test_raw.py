@@ -32,7 +32,8 @@ def test_a_real_study_is_neither_refused_nor_flagged_for_what_it_is_not(name, tm
 @pytest.mark.parametrize("name", list(raw_scans.wrong_inputs(SHARED)))
 def test_wrong_input_is_flagged_or_refused_by_name(name, tmp_path):
     make, wanted = raw_scans.wrong_inputs(SHARED)[name]
-    result = raw_scans.segment(PROGRAM, tmp_path / "out", make(tmp_path), "--outputs", "lesions")
+    result = raw_scans.segment(PROGRAM, tmp_path / "out", make(tmp_path), "--outputs", "lesions",
+                               raw_scans.ONCE)
     assert raw_scans.is_said(result, wanted), raw_scans.codes(result)
 
 
@@ -52,7 +53,7 @@ def head(tmp_path_factory):
 ])
 def test_a_phantom_is_known_by_its_contrasts(sent, said, head, tmp_path):
     report = raw_scans.segment(PROGRAM, tmp_path, {as_what: head[what] for as_what, what in sent.items()},
-                               "--outputs", "lesions")
+                               "--outputs", "lesions", raw_scans.ONCE)
     assert {code for code in raw_scans.codes(report) if "contrast" in code or "head" in code} == said
 
 
@@ -63,7 +64,7 @@ def test_a_small_head_without_noise_in_its_air_is_not_taken_for_a_brain(tmp_path
     found = {}
     for name, scale in {"whole": 1.0, "small": 0.85}.items():
         scan = raw_scans.small_and_blotted(tmp_path / "flair.nii.gz", flair, 60, scale)
-        report = raw_scans.segment(PROGRAM, tmp_path / name, {"flair": scan}, "--outputs", "brain")
+        report = raw_scans.segment(PROGRAM, tmp_path / name, {"flair": scan}, "--outputs", "brain", raw_scans.ONCE)
         assert report["study"]["foreground"] == "extracted", name
         found[name] = report["study"]["foreground_ml"] / scale**3
     assert abs(found["small"] / found["whole"] - 1) < 0.1, found
