@@ -115,6 +115,21 @@ def labelled(net: FCDenseNet, recipe: Recipe, data: Path, rule: Rule, asking: As
               f"{np.mean([f.lesion_tpr for f, _ in several]):.2f} | "
               f"{np.nanmean([f.lesion_fdr for f, _ in several]):.2f} | "
               f"{np.mean([area for _, area in several]):.3f} | |")
+    print("\n| touched of all, lesion ml |" + _sizes())
+    for name, several in rows.items():
+        print(_touched([figures for figures, _ in several], name))
+
+
+def _sizes() -> str:
+    sizes = list(pairwise(SIZES_ML))
+    return "".join(f" {low:g} to {high:g} |" for low, high in sizes) + "\n|" + " --- |" * (
+        len(sizes) + 1)
+
+
+def _touched(several: list[Agreement], name: str) -> str:
+    """How many of the true lesions of each size have a voxel that was found."""
+    totals = np.sum([figures.touched for figures in several], 0)
+    return f"| {name} |" + "".join(f" {touched} of {whole} |" for touched, whole in totals)
 
 
 def was_seen(case: str, recipe: Recipe) -> bool:
@@ -156,10 +171,8 @@ def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule, asking: Asking) -
               f"| {touched / max(whole, 1):.2f} ({whole}) "
               f"| {np.nanmean([f.lesion_fdr for f in several]):.2f} "
               f"| {np.mean([f.volume_error for f in several]):.2f} | |")
-    print("\n| lesion ml | " + " | ".join(
-        f"{low:g} to {high:g}" for low, high in pairwise(SIZES_ML)))
-    totals = np.sum([f.touched for several in groups.values() for f in several], 0)
-    print("| touched of all | " + " | ".join(f"{t} of {n}" for t, n in totals))
+    print("\n| lesion ml |" + _sizes())
+    print(_touched([f for several in groups.values() for f in several], "touched of all"))
 
 
 def tune(net: FCDenseNet, pool: Path, asking: Asking) -> None:

@@ -77,6 +77,16 @@ def asymmetric_similarity(
     return (1 - (hits + smooth) / (weighted + smooth)).mean()
 
 
+def generalised_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Each class weighs by one over the square of its volume (Sudre et al. 2017); what is no lesion is
+    a class too, since the weight of a single one would cancel."""
+    p = probabilities(logits)
+    if logits.shape[1] == 1:
+        p, truth = torch.cat([1 - p, p], 1), torch.cat([1 - truth, truth], 1)
+    loss: Tensor = GeneralizedDiceLoss()(p, truth)
+    return loss
+
+
 def cross_entropy(logits: Tensor, truth: Tensor, lesion_weight: float = 1.0) -> Tensor:
     if logits.shape[1] == 1:
         weight = torch.tensor(lesion_weight)
@@ -118,7 +128,7 @@ def _loss(term: Term) -> Loss:
         case "dice":
             return region(DiceLoss, **smooth)
         case "generalised_dice":
-            return region(GeneralizedDiceLoss)
+            return generalised_dice
         case "focal":
             return focal
         case "union":

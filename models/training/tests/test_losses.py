@@ -60,9 +60,25 @@ def test_dice_focal_and_cross_entropy_of_two_voxels() -> None:
     assert sum_of((Term("focal"),))(logits, truth).item() == pytest.approx(focal)
 
 
-def test_generalised_dice_of_a_perfect_answer_is_nothing() -> None:
-    truth = patch([1, 1, 0, 0, 0])
-    assert sum_of((Term("generalised_dice"),))((truth * 2 - 1) * SURE, truth).item() < 1e-4
+def test_generalised_dice_weighs_both_classes_by_their_volume() -> None:
+    truth = patch([1, 0, 0, 0, 0])
+    generalised = sum_of((Term("generalised_dice"),))
+    assert generalised((truth * 2 - 1) * SURE, truth).item() < 1e-4
+    # All probabilities are 1/2: hits and sizes of one lesion voxel and of four others.
+    lesion, other = 1 / 1**2, 1 / 4**2
+    hits = lesion * 0.5 + other * 2
+    sizes = lesion * (1 + 2.5) + other * (4 + 2.5)
+    assert generalised(patch([0] * 5), truth).item() == pytest.approx(1 - 2 * hits / sizes, abs=1e-4)
+
+
+@pytest.mark.parametrize("false_positives", [0.2, 0.5, 0.7])
+def test_tversky_weighs_what_is_false_and_what_is_missed(false_positives: float) -> None:
+    truth, logits = patch([1, 1, 0, 0, 0]), patch([0, 1, -1, 0, 2])
+    p, true = torch.sigmoid(logits), truth.bool()
+    hits, false, missed = p[true].sum(), p[~true].sum(), (1 - p[true]).sum()
+    index = (hits + 1) / (hits + false_positives * false + (1 - false_positives) * missed + 1)
+    found = sum_of((Term("tversky", false_positives=false_positives),))(logits, truth).item()
+    assert found == pytest.approx(1 - index.item(), abs=1e-6)
 
 
 def test_an_empty_patch_still_pulls_probabilities_down() -> None:

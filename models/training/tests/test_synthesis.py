@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -25,6 +26,17 @@ def bank() -> list[list[Piece]]:
 def sample(head: Head, seed: int, load_ml: float) -> tuple[Array, Array]:
     return synthetic_sample(prepare(head), bank(), SHAPE, np.random.default_rng(seed),
                             Grade(load_ml, 1.0))
+
+
+def test_a_scan_is_read_with_its_slope_and_its_axes_in_order(tmp_path: Path) -> None:
+    stored = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # (i, j, k), i from right to left
+    image = nib.Nifti1Image(stored, np.diag([-1.0, 1.0, 1.0, 1.0]))
+    image.header.set_slope_inter(0.5, 3.0)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    samples, affine = read_ras(tmp_path / "scan.nii.gz")
+    assert samples.shape == (4, 3, 2)
+    assert np.allclose(samples.transpose(2, 1, 0)[::-1], 0.5 * stored + 3)
+    assert affine[0, 0] == 1.0
 
 
 def test_a_seed_makes_one_head(head: Head) -> None:

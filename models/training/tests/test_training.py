@@ -58,15 +58,21 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_seed_makes_one_run_and_another_seed_another(
+def test_a_seed_makes_one_curve_of_fifty_steps_and_another_seed_another(
     smoke: Recipe, pool: Path, tmp_path: Path
 ) -> None:
+    longer = shorter(smoke, 50)
+    losses = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        recipe = replace(smoke, training=replace(smoke.training, steps=3, seed=seed))
-        train(recipe, Places(pool, tmp_path / name))
+        training = replace(longer.training, seed=seed, bf16=True)
+        train(replace(longer, training=training), Places(pool, tmp_path / name))
+        rows = (tmp_path / name / "history.jsonl").read_text().splitlines()
+        losses.append(json.loads(rows[0])["loss"])
     first, again, other = (weights(tmp_path / name, "weights") for name in "abc")
     assert same(first, again)
+    assert losses[0] == losses[1]
     assert not same(first, other)
+    assert losses[0] != losses[2]
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
@@ -114,15 +120,18 @@ def test_the_loss_falls_and_the_curve_is_written(
 
 def test_patches_keep_what_lies_outside_and_miss_contrasts_whole(smoke: Recipe, pool: Path) -> None:
     source = PatchSource(smoke, pool)
-    missing = 0
+    missing, alone = 0, 0
     for step in range(12):
         batch = source.batch(step)
         assert batch.image.shape == (2, 3, 32, 32, 32)
         assert batch.lesion.shape == (2, 1, 32, 32, 32)
         for image in batch.image.numpy():
             assert (image[0] >= OUTSIDE * 2).all()
+            assert image[0].any()  # the FLAIR is always there
             missing += sum(not contrast.any() for contrast in image[1:])
+            alone += not image[1:].any()
     assert 2 < missing < 24  # a quarter of 48
+    assert alone
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
