@@ -1,6 +1,6 @@
 """Pictures to look at: synthetic heads beside real ones, what a network found, a training curve.
 
-    python pictures.py samples POOL --data DATA --out docs/samples.png
+    python pictures.py samples POOL --data DATA [--recipe RECIPE] --out docs/samples.png
     python pictures.py found WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V
         [--flips --temperature K --shift S] --out docs/found.png
     python pictures.py anatomy WEIGHTS --data DATA --out docs/anatomy.png
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,26 +21,31 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from arrays import Array
+from arrays import Array, Rng
 from cases import Case, read_cases
 from checkpoints import averaged_network
 from contrasts import CONTRASTS
 from evaluate import never_seen, pool_samples
 from measures import Rule
+from mottle import as_real
+from normalise import OUTSIDE
 from predict import Asking, anatomy_of, lesion_probability
 from randomised import CLASSES
-from recipe import LESION_BIT
+from recipe import LESION_BIT, Recipe, read_recipe
 
 mpl.use("Agg")
 
 
-def samples(pool: Path, data: Path, out: Path, rows: int = 4) -> None:
-    """Four synthetic heads on the left, the real cases on the right, lesions outlined."""
+def samples(pool: Path, data: Path, recipe: Recipe | None, out: Path, rows: int = 4) -> None:
+    """Four synthetic heads on the left, as a training by the recipe sees them or as they were painted,
+    the real cases on the right, lesions outlined."""
     _, axes = plt.subplots(rows, 8, figsize=(16, 2.35 * rows))
     synthetic = pool_samples(pool)
-    shown = [(image, (label >> LESION_BIT) > 0) for image, label, _ in
-             (next(synthetic) for _ in range(3 * rows))]
-    loaded = sorted(shown, key=lambda pair: -int(pair[1].sum()))[::3][:rows]
+    heads = [next(synthetic)[:2] for _ in range(3 * rows)]
+    heads = sorted(heads, key=lambda pair: -int((pair[1] >> LESION_BIT).sum()))[::3][:rows]
+    rng = np.random.default_rng(0)
+    loaded = [(_as_seen(image, label, recipe, rng) if recipe else image, (label >> LESION_BIT) > 0)
+              for image, label in heads]
     real = [(case.image, case.truth) for case in read_cases(data / "labelled")][:rows]
     for row, pair in enumerate(zip(loaded, real, strict=True)):
         for side, (image, lesion) in enumerate(pair):
@@ -50,6 +56,12 @@ def samples(pool: Path, data: Path, out: Path, rows: int = 4) -> None:
             _slice(axes[row, 4 * side + 1], image[0, k], "lesions")
             _outline(axes[row, 4 * side + 1], lesion[k], "red")
     _write(out)
+
+
+def _as_seen(image: Array, label: Array, recipe: Recipe, rng: Rng) -> Array:
+    """A whole head with the texture that the recipe gives to patches; none is left as painted."""
+    textured = as_real(image.copy(), label, replace(recipe.patches, clean=0.0), rng)
+    return np.where(image <= OUTSIDE, image, textured)
 
 
 def found(weights: list[Path], data: Path, rule: Rule, asking: Asking, out: Path) -> None:
@@ -138,6 +150,7 @@ def main() -> None:
     options.add_argument("what", choices=("samples", "found", "anatomy", "curve"))
     options.add_argument("source", type=Path, nargs="+", help="a pool, weights or a history")
     options.add_argument("--data", type=Path)
+    options.add_argument("--recipe", type=Path, help="samples: whose texture the heads get")
     Rule.add_options(options)
     Asking.add_options(options)
     options.add_argument("--out", type=Path, required=True)
@@ -153,7 +166,8 @@ def main() -> None:
         options.error(f"{given.what} needs --data")
     match given.what:
         case "samples":
-            samples(source, given.data, given.out)
+            recipe = read_recipe(given.recipe) if given.recipe else None
+            samples(source, given.data, recipe, given.out)
         case "found":
             found(given.source, given.data, Rule.given(given), Asking.given(given), given.out)
         case "anatomy":
