@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,15 +54,20 @@ MINIMA_ML = (0.003, 0.006, 0.01)
 
 
 def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
-    """Mean DSC (lesions) or DSC per class (anatomy) on a pool that is never trained on."""
+    """Mean DSC (lesions) or DSC per class (anatomy) on a pool that is never trained on.
+
+    Of lesions also by the groups that the pool names, and what is found where there are none."""
     net.eval()
     scores: dict[str, list[float]] = defaultdict(list)
-    for image, label, _ in pool_samples(pool):
+    for image, label, grade in pool_samples(pool):
         if recipe.task == "lesion":
             found = lesion_probability(net, image, brain_of(image, label)) >= 0.5
             truth = (label >> LESION_BIT) > 0
             if truth.any():
-                scores["dsc"].append(dice(found, truth))
+                for name in filter(None, ("dsc", grade.get("group"))):
+                    scores[name].append(dice(found, truth))
+            else:
+                scores["false ml"].append(found.sum() / 1000)
         else:
             likeliest = look_at(net, image[0]).probability.argmax(0)
             for n, name in enumerate(CLASSES):
@@ -69,7 +75,14 @@ def judge_pool(net: FCDenseNet, recipe: Recipe, pool: Path) -> dict[str, float]:
     return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
 
-def pool_samples(pool: Path) -> Iterator[tuple[Array, Array, dict[str, float]]]:
+def judge_left_out(net: FCDenseNet, recipe: Recipe, data: Path) -> dict[str, float]:
+    """DSC on each real case that the training never sees, with all contrasts that it has."""
+    net.eval()
+    return {case.name: dice(lesion_probability(net, case.image, case.brain) >= 0.5, case.truth)
+            for case in read_cases(data / "labelled") if not was_seen(case.name, recipe)}
+
+
+def pool_samples(pool: Path) -> Iterator[tuple[Array, Array, dict[str, Any]]]:
     """Image, label and, for a graded pool, what each sample was meant to be."""
     listed = pool / "grades.json"
     grades = json.loads(listed.read_text()) if listed.exists() else {}

@@ -1,9 +1,10 @@
 """Fixed synthetic heads of known load that no training sees: what a change of recipe is judged by.
 
-    python graded.py recipes/lesion.toml --data DATA --cache CACHE --pool POOL
+    python graded.py recipes/lesion.toml --data DATA --cache CACHE --pool POOL [--judging]
 
-Every load with slices of 1 mm and 3 mm, `--each` times, and heads without lesions; all from the label
-maps that the recipe keeps out. `grades.json` says what each sample was meant to be.
+Every load with slices of 1 mm and 3 mm, `--each` times, and heads without lesions; with `--judging` the
+few kinds of heads by which a training is judged on its way. All are from the label maps that the recipe
+keeps out. `grades.json` says what each sample was meant to be.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from synthesis import Grade, prepare, synthetic_sample
 
 LOADS_ML = (0.3, 1.0, 3.0, 10.0, 30.0, 70.0)
 SLICES_MM = (1.0, 3.0)
+JUDGED = {
+    "low load": Grade(1.0, 1.0),
+    "high load": Grade(30.0, 1.0),
+    "infratentorial": Grade(0.5, 1.0, infratentorial=True),
+    "no lesions": Grade(0.0, 1.0),
+    "thick slices": Grade(10.0, 3.0),
+    "skull on": Grade(10.0, 1.0, skull=True),
+}
 
 
 def grades(each: int, lesion_free: int) -> list[Grade]:
@@ -41,14 +50,18 @@ def textured(image: Array, label: Array, plan: Patches, rng: Rng) -> Array:
     return np.clip(changed, *CLIP).astype(np.float16)
 
 
-def fill_graded(recipe: Recipe, wanted: list[Grade], given: argparse.Namespace) -> None:
+def judged(each: int) -> list[tuple[str, Grade]]:
+    return [(name, grade) for name, grade in JUDGED.items() for _ in range(each)]
+
+
+def fill_graded(recipe: Recipe, wanted: list[tuple[str, Grade]], given: argparse.Namespace) -> None:
     sources = Sources(given.data, given.cache, recipe)
     heads = [prepare(head) for head in sources.kept_out()]
     bank = sources.bank()
     given.pool.mkdir(parents=True, exist_ok=True)
-    listed = {f"{n:05d}": asdict(grade) for n, grade in enumerate(wanted)}
+    listed = {f"{n:05d}": {"group": group, **asdict(grade)} for n, (group, grade) in enumerate(wanted)}
     (given.pool / "grades.json").write_text(json.dumps(listed, indent=1))
-    for n, grade in enumerate(wanted):
+    for n, (_, grade) in enumerate(wanted):
         wait_while_paused(given.pause_file)
         image_path, label_path = paths_of(given.pool, n)
         if image_path.exists():
@@ -74,10 +87,14 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=8)
     options.add_argument("--clean", action="store_true",
                          help="without the texture that the recipe gives to patches")
+    options.add_argument("--judging", action="store_true",
+                         help="`--each` of the kinds of heads that judge a training, no more")
     options.add_argument("--pause-file", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)
-    fill_graded(read_recipe(given.recipe), grades(given.each, given.lesion_free), given)
+    wanted = judged(given.each) if given.judging else [
+        ("", grade) for grade in grades(given.each, given.lesion_free)]
+    fill_graded(read_recipe(given.recipe), wanted, given)
 
 
 if __name__ == "__main__":

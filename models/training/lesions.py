@@ -82,7 +82,8 @@ def draw_load_ml(rng: Rng) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def place_lesions(room: Room, bank: list[list[Piece]], load_ml: float, rng: Rng) -> Array:
+def place_lesions(room: Room, bank: list[list[Piece]], load_ml: float, rng: Rng, *,
+                  infratentorial: bool = False) -> Array:
     """Gives a mask of about `load_ml` on the head's grid; a little less where no room is left."""
     lesion = np.zeros(room.tissue.shape, bool)
     if load_ml <= 0:
@@ -91,6 +92,8 @@ def place_lesions(room: Room, bank: list[list[Piece]], load_ml: float, rng: Rng)
                                     ("white", "cerebellar_white", "thalamus", "brainstem")])
     rough = ndimage.uniform_filter(rng.random(lesion.shape, np.float32), 7) > 0.505
     allowed |= (room.tissue == CLASS["cortex"]) & rough
+    if infratentorial:
+        allowed = np.isin(room.tissue, [CLASS["cerebellar_white"], CLASS["brainstem"]])
     target = load_ml * 1000
     zones = _zones(room)
 

@@ -99,6 +99,10 @@ class Grade:
 
     load_ml: float
     slices_mm: float
+    skull: bool | None = None
+    """Whether the skull is kept; by chance if that is not said."""
+    infratentorial: bool = False
+    """Whether all lesions lie in brainstem and cerebellum."""
 
 
 def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng,
@@ -106,11 +110,14 @@ def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng
     """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest the side task."""
     load_ml = grade.load_ml if grade else draw_load_ml(rng)
     grid, growth = head_grid(head.tissue.shape, shape, rng)
-    placed = place_lesions(head, bank, load_ml / growth, rng)
+    placed = place_lesions(head, bank, load_ml / growth, rng,
+                           infratentorial=grade is not None and grade.infratentorial)
     truth = warp(placed.astype(np.float32), grid, "bilinear") > 0.5
     scene = _scene(head, placed, truth, grid, shape, rng)
     image = np.empty((len(CONTRASTS), *shape), np.float32)
     loose = rng.random() < 0.25  # a quarter keeps the skull
+    if grade and grade.skull is not None:
+        loose = grade.skull
     moved = rng.random() < 0.6  # the rest was registered perfectly
     for n, contrast in enumerate(CONTRASTS):
         painted = _paint(scene, contrast, rng)
@@ -323,7 +330,7 @@ def _acquire(image: Array, slices_mm: float, rng: Rng) -> Array:
 
 
 def _brain_mask(tissue: Array, rng: Rng) -> Array:
-    """From tight to loose, sometimes with dura, sometimes without any outer fluid."""
+    """From tight to loose, sometimes without any outer fluid."""
     soft = blur(np.isin(tissue, CEREBRUM).astype(np.float32), rng.uniform(1.0, 3.0))
     if rng.random() < 0.6:
         soft = soft + 0.12 * field(rng, tissue.shape, 16)

@@ -1,9 +1,12 @@
 """Trains the network of a recipe on its pool; stops and goes on at any step with the same outcome.
 
     python train.py recipes/lesion.toml --pool POOL --run RUN [--real-pool POOL] [--start WEIGHTS]
+        [--judge POOL] [--judge-data DATA]
 
-RUN receives `weights.pt` (recipe, weights and their average: what is kept), `state.pt` (with the
-optimiser's moments: what resuming needs) and `history.jsonl` (a line per 50 steps and checkpoint).
+Every checkpoint is judged on the samples of `--judge` and on the patients of `--judge-data` that the
+recipe leaves out. RUN receives `weights.pt` (recipe, weights and their average: what is kept),
+`state.pt` (with the optimiser's moments: what resuming needs) and `history.jsonl` (a line per 50 steps
+and checkpoint).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from torch import Tensor
 
 from checkpoints import load_weights, recipe_as_text, start_from
 from data import Batch, PatchSource
-from evaluate import judge_pool
+from evaluate import judge_left_out, judge_pool
 from losses import Loss, sum_of
 from network import FCDenseNet, channels_last, n_parameters, receptive_field
 from pool import wait_while_paused
@@ -40,6 +43,7 @@ class Places:
     run: Path
     real_pool: Path | None = None
     judge: Path | None = None
+    judge_data: Path | None = None
     start: Path | None = None
     pause_file: Path | None = None
 
@@ -85,13 +89,20 @@ def train(recipe: Recipe, places: Places) -> FCDenseNet:
                  minutes=(time.monotonic() - began) / 60)
         if step == plan.steps or stop.is_set() or time.monotonic() - saved_at > plan.checkpoint_s:
             saved_at = time.monotonic()
-            judge = None if stop.is_set() else places.judge
-            score = judge_pool(average, recipe, judge) if judge else {}
+            score = {} if stop.is_set() else _judged(average, recipe, places)
             _save(places.run, recipe, step, score, net, average, optimiser)
             _log(places.run, step=step, **score)
         if stop.is_set():
             break
     return average.eval()
+
+
+def _judged(net: FCDenseNet, recipe: Recipe, places: Places) -> dict[str, float]:
+    """What a checkpoint is worth, on whatever it is to be judged by."""
+    score = judge_pool(net, recipe, places.judge) if places.judge else {}
+    if places.judge_data:
+        score |= judge_left_out(net, recipe, places.judge_data)
+    return score
 
 
 def rate_at(plan: Training, step: int) -> float:
@@ -196,13 +207,14 @@ def main() -> None:
     options.add_argument("--real-pool", type=Path, help="samples of the recipe's patients")
     options.add_argument("--run", type=Path, required=True)
     options.add_argument("--judge", type=Path, help="a pool that is never trained on")
+    options.add_argument("--judge-data", type=Path, help="the data whose patients are left out")
     options.add_argument("--start", type=Path, help="weights to begin with")
     options.add_argument("--pause-file", type=Path, help="wait while this file exists")
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     train(read_recipe(given.recipe),
-          Places(given.pool, given.run, given.real_pool, given.judge, given.start,
+          Places(given.pool, given.run, given.real_pool, given.judge, given.judge_data, given.start,
                  given.pause_file))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from heads import CLASS, PARENCHYMA, Head, read_ras
 from lesions import Piece, draw_load_ml, place_lesions, read_bank
 from normalise import OUTSIDE, whole_head, within_brain
 from randomised import CLASSES, classes_of, randomised_sample
+from recipe import LESION_BIT
 from synthesis import FAINTEST, Grade, prepare, synthetic_sample
 
 SHAPE = (64, 64, 64)
@@ -37,6 +39,25 @@ def test_a_scan_is_read_with_its_slope_and_its_axes_in_order(tmp_path: Path) -> 
     assert samples.shape == (4, 3, 2)
     assert np.allclose(samples.transpose(2, 1, 0)[::-1], 0.5 * stored + 3)
     assert affine[0, 0] == 1.0
+
+
+def test_lesions_below_lie_in_brainstem_and_cerebellum(head: Head) -> None:
+    tissue = head.tissue.copy()
+    tissue[:40][tissue[:40] == CLASS["white"]] = CLASS["cerebellar_white"]
+    tissue[:30][tissue[:30] == CLASS["cerebellar_white"]] = CLASS["brainstem"]
+    room = prepare(replace(head, tissue=tissue))
+    placed = place_lesions(room, bank(), 0.5, np.random.default_rng(3), infratentorial=True)
+    assert 0.2 < placed.sum() / 1000 < 0.8
+    assert set(np.unique(tissue[placed])) <= {CLASS["cerebellar_white"], CLASS["brainstem"]}
+
+
+def test_a_judging_head_has_its_skull_or_not(head: Head) -> None:
+    for kept in (True, False):
+        for seed in range(2):
+            image, label = synthetic_sample(prepare(head), bank(), head.tissue.shape,
+                                            np.random.default_rng(seed), Grade(2.0, 1.0, skull=kept))
+            beyond = image[0][label & (2**LESION_BIT - 1) == 0]
+            assert ((beyond > OUTSIDE).mean() > 0.01) == kept  # skin; bone and air are dark
 
 
 def test_a_seed_makes_one_head(head: Head) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from measures import Rule
 from network import FCDenseNet
 from normalise import OUTSIDE
 from predict import Asking, Exported, lesion_probability
-from recipe import Recipe, Training, read_recipe
+from recipe import LESION_BIT, Recipe, Training, read_recipe
 from smoke import RECIPE, fill_with_balls
 from train import Places, rate_at, train
 
@@ -116,6 +117,21 @@ def test_the_loss_falls_and_the_curve_is_written(
     rows = [json.loads(row) for row in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] < 1.5 + 0.2 * np.log(6)  # what an untrained network has
     assert rows[-1]["dsc"] == judge_pool(net, longer, pool)["dsc"]
+
+
+def test_a_checkpoint_is_judged_by_group_and_where_nothing_is(
+    smoke: Recipe, pool: Path, tmp_path: Path
+) -> None:
+    judging = tmp_path / "judging"
+    shutil.copytree(pool, judging)
+    groups = {"00000": {"group": "low load"}, "00001": {"group": "skull on"}}
+    (judging / "grades.json").write_text(json.dumps(groups))
+    np.save(judging / "00002.label.npy", np.load(judging / "00002.label.npy") & (2**LESION_BIT - 1))
+    train(smoke, Places(pool, tmp_path / "run", judge=judging))
+    rows = [json.loads(row) for row in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    scores = rows[-1]
+    assert set(scores) == {"step", "dsc", "low load", "skull on", "false ml"}
+    assert scores["dsc"] == pytest.approx((scores["low load"] + scores["skull on"]) / 2)
 
 
 def test_patches_keep_what_lies_outside_and_miss_contrasts_whole(smoke: Recipe, pool: Path) -> None:
