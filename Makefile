@@ -11,6 +11,9 @@ CARGO_FUZZ := $(shell rustc +nightly --version >/dev/null 2>&1 && echo cargo +ni
 VENV := .venv
 PACS := $(VENV)/pacs
 REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
+# With the tests, as `cargo test` builds them: without, crates have other features and are built a second time.
+BUILD_TESTED := cargo build --locked --workspace --bins --examples --tests
+TESTED := $(CURDIR)/target/debug
 
 .PHONY: help setup build demo test lint unit reference operation holds soak fuzz setup-test test-pacs test-image audit sbom bench openapi clean
 
@@ -37,19 +40,19 @@ unit: setup setup-test
 	cargo test --workspace --locked
 
 reference: setup $(VENV)/made
-	cargo build --locked
-	cargo run --locked -- openapi | diff - openapi/openapi.json || { echo "run make openapi"; exit 1; }
-	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q tests/reference
+	$(BUILD_TESTED)
+	$(TESTED)/dawson openapi | diff - openapi/openapi.json || { echo "run make openapi"; exit 1; }
+	DAWSON_BIN=$(TESTED)/dawson $(VENV)/bin/python -m pytest -q tests/reference
 
 # What tools are missing for is skipped, and said: promtool (Debian: prometheus), systemd, strace.
 operation: setup $(VENV)/made
-	cargo build --locked
-	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/operation
+	$(BUILD_TESTED)
+	DAWSON_BIN=$(TESTED)/dawson $(VENV)/bin/python -m pytest -q -rs tests/operation
 
 # Real faults against the running service. PostgreSQL comes from the system's packages; without it those are skipped.
 holds: setup-test $(VENV)/made
-	cargo build --locked
-	DAWSON_BIN=$(CURDIR)/target/debug/dawson $(VENV)/bin/python -m pytest -q -rs tests/holds
+	$(BUILD_TESTED)
+	DAWSON_BIN=$(TESTED)/dawson $(VENV)/bin/python -m pytest -q -rs tests/holds
 
 soak: build setup-test $(VENV)/made ## The same in its long form: hours
 	DAWSON_BIN=$(CURDIR)/target/release/dawson $(VENV)/bin/python -m pytest -q -rs -s --long tests/holds
@@ -65,9 +68,8 @@ fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (
 # DICOM results through validators, toolkits and readers of other makers.
 test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools, file them at other makers' archives
 	@tools/setup.sh pacs
-	cargo build --locked -p dawson-imaging --example dicom_results
-	cargo build --locked
-	DICOM_RESULTS=$(CURDIR)/target/debug/examples/dicom_results DAWSON_BIN=$(CURDIR)/target/debug/dawson \
+	$(BUILD_TESTED)
+	DICOM_RESULTS=$(TESTED)/examples/dicom_results DAWSON_BIN=$(TESTED)/dawson \
 	  $(PACS)/bin/python -m pytest -q -rs tests/pacs
 
 setup-test:

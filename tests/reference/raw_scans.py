@@ -292,7 +292,11 @@ def wrong_table(program, data, folder):
 
 
 def brain_dice(program, data, folder, patient, study):
-    """Dice of the brain on the native FLAIR against the mask of the common space, laid there."""
+    return dice(*brains(program, data, folder, patient, study))
+
+
+def brains(program, data, folder, patient, study):
+    """The brain that is found on the native FLAIR, and the mask of the common space, laid there."""
     raw = data / "raw" / patient
     flair = raw / f"study{study}_flair.nii.gz"
     report = segment(program, folder, {"flair": flair}, "--outputs", "brain", ONCE)
@@ -302,13 +306,16 @@ def brain_dice(program, data, folder, patient, study):
     to_flair = read_itk(raw / f"study{study}_flair_to_common_space.txt")
     there = numpy.linalg.inv(truth.affine) @ numpy.linalg.inv(to_flair) @ found.affine
     laid = ndimage.affine_transform(truth.get_fdata(), there[:3, :3], there[:3, 3], found.shape, order=1) >= 0.5
-    return dice(numpy.asarray(found.dataobj) != 0, laid)
+    return numpy.asarray(found.dataobj) != 0, laid
 
 
 def brain_table(program, data, folder):
     for patient, study in (("long01", 1), ("long01", 2), ("long20", 2)):
-        print(f"brain of {patient} visit {study}: Dice {brain_dice(program, data, folder / 'b', patient, study):.4f}",
-              flush=True)
+        found, truth = brains(program, data, folder / "b", patient, study)
+        within = truth.any((0, 1))
+        beyond = found[..., ~within].sum() / found.sum()
+        print(f"brain of {patient} visit {study}: Dice {dice(found, truth):.4f}; {beyond:.1%} of it lies in slices where the "
+              f"mask has none, without these {dice(found[..., within], truth[..., within]):.4f}", flush=True)
 
 
 class Change(NamedTuple):
