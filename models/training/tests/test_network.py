@@ -25,7 +25,8 @@ TINY = Sizes(inputs=1, growth=4, layers=(1, 2), first=4, stem=1, bottleneck=0, d
 
 
 @pytest.mark.parametrize(("sizes", "parameters"), [
-    (PAPER, 1_394_065), (replace(PAPER, bottleneck=0), 2_036_977), (LESION, 1_041_543)])
+    (PAPER, 1_394_065), (replace(PAPER, bottleneck=0), 2_036_977), (COMPACT, 3_410_965),
+    (LESION, 1_041_543), (ANATOMY, 598_898)])
 def test_the_sizes_of_the_paper_have_the_parameters_that_they_must_have(
     sizes: Sizes, parameters: int
 ) -> None:
@@ -66,8 +67,15 @@ def test_no_voxel_sees_farther_than_the_receptive_field(sizes: Sizes) -> None:
     assert widest >= receptive_field(sizes) - 2 * sizes.multiple  # max pooling picks one of two
 
 
-def test_the_cost_of_the_paper_is_known() -> None:
-    assert gflop(LESION, 32) * 8 == pytest.approx(13.7, abs=0.1)
+@pytest.mark.parametrize(("sizes", "voxels"), [
+    (PAPER, 852), (COMPACT, 2082), (LESION, 342), (ANATOMY, 262)])
+def test_how_far_each_network_sees_is_known(sizes: Sizes, voxels: int) -> None:
+    assert receptive_field(sizes) == voxels
+
+
+@pytest.mark.parametrize(("sizes", "cost"), [(PAPER, 175.6), (COMPACT, 68.0), (LESION, 13.7)])
+def test_what_a_patch_costs_is_known(sizes: Sizes, cost: float) -> None:
+    assert gflop(replace(sizes, side_outputs=0)) == pytest.approx(cost, abs=0.1)
 
 
 def test_one_patch_is_learned_by_heart() -> None:
