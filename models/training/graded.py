@@ -26,14 +26,14 @@ from synthesis import Grade, prepare, synthetic_sample
 
 LOADS_ML = (0.3, 1.0, 3.0, 10.0, 30.0, 70.0)
 SLICES_MM = (1.0, 3.0)
-JUDGED = {
-    "low load": Grade(1.0, 1.0),
-    "high load": Grade(30.0, 1.0),
-    "infratentorial": Grade(0.5, 1.0, infratentorial=True),
-    "no lesions": Grade(0.0, 1.0),
-    "thick slices": Grade(10.0, 3.0),
-    "skull on": Grade(10.0, 1.0, skull=True),
-}
+JUDGED = (
+    Grade(1.0, 1.0, group="low load"),
+    Grade(30.0, 1.0, group="high load"),
+    Grade(0.5, 1.0, infratentorial=True, group="infratentorial"),
+    Grade(0.0, 1.0, group="no lesions"),
+    Grade(10.0, 3.0, group="thick slices"),
+    Grade(10.0, 1.0, skull=True, group="skull on"),
+)
 
 
 def grades(each: int, lesion_free: int) -> list[Grade]:
@@ -50,18 +50,14 @@ def textured(image: Array, label: Array, plan: Patches, rng: Rng) -> Array:
     return np.clip(changed, *CLIP).astype(np.float16)
 
 
-def judged(each: int) -> list[tuple[str, Grade]]:
-    return [(name, grade) for name, grade in JUDGED.items() for _ in range(each)]
-
-
-def fill_graded(recipe: Recipe, wanted: list[tuple[str, Grade]], given: argparse.Namespace) -> None:
+def fill_graded(recipe: Recipe, wanted: list[Grade], given: argparse.Namespace) -> None:
     sources = Sources(given.data, given.cache, recipe)
     heads = [prepare(head) for head in sources.kept_out()]
     bank = sources.bank()
     given.pool.mkdir(parents=True, exist_ok=True)
-    listed = {f"{n:05d}": {"group": group, **asdict(grade)} for n, (group, grade) in enumerate(wanted)}
+    listed = {f"{n:05d}": asdict(grade) for n, grade in enumerate(wanted)}
     (given.pool / "grades.json").write_text(json.dumps(listed, indent=1))
-    for n, (_, grade) in enumerate(wanted):
+    for n, grade in enumerate(wanted):
         wait_while_paused(given.pause_file)
         image_path, label_path = paths_of(given.pool, n)
         if image_path.exists():
@@ -92,8 +88,9 @@ def main() -> None:
     options.add_argument("--pause-file", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)
-    wanted = judged(given.each) if given.judging else [
-        ("", grade) for grade in grades(given.each, given.lesion_free)]
+    wanted = grades(given.each, given.lesion_free)
+    if given.judging:
+        wanted = [grade for grade in JUDGED for _ in range(given.each)]
     fill_graded(read_recipe(given.recipe), wanted, given)
 
 

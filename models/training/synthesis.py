@@ -103,6 +103,8 @@ class Grade:
     """Whether the skull is kept; by chance if that is not said."""
     infratentorial: bool = False
     """Whether all lesions lie in brainstem and cerebellum."""
+    group: str = ""
+    """What it is called where groups are judged apart."""
 
 
 def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng,

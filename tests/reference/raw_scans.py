@@ -291,10 +291,6 @@ def wrong_table(program, data, folder):
               flush=True)
 
 
-def brain_dice(program, data, folder, patient, study):
-    return dice(*brains(program, data, folder, patient, study))
-
-
 def brains(program, data, folder, patient, study):
     """The brain that is found on the native FLAIR, and the mask of the common space, laid there."""
     raw = data / "raw" / patient

@@ -215,7 +215,6 @@ impl Anatomy {
             .zip(brain.samples_mut().par_chunks_mut(ni))
             .enumerate()
             .for_each(|(row, ((likelihood, parts), brain))| {
-                brain.fill(0.0);
                 for (class, part) in answer.classes.iter().enumerate() {
                     let code = part.code();
                     let told = answer.row(class, ni, [row % nj, row / nj]);

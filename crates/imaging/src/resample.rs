@@ -268,7 +268,6 @@ fn interpolate(
         .enumerate()
         .for_each(|(row, out)| {
             let to_row = step_j * (row % nj) as f64 + step_k * (row / nj) as f64;
-            out.fill(0.0);
             for &start in &starts {
                 let start = start + to_row;
                 let at = |i: usize| start + step_i * i as f64;
