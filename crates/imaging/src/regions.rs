@@ -195,13 +195,15 @@ mod tests {
     #[test]
     fn each_place_is_told_on_a_scan_of_another_grid() {
         let anatomy = anatomy();
-        // 1 mm, x from the right: lesions of one voxel each at these places of the anatomy.
+        // x from the right: lesions of one voxel each at these places of the anatomy, and so many voxels that more than
+        // one thread looks for them.
         let flipped = DAffine3::from_scale_rotation_translation(
-            DVec3::new(-1.0, 1.0, 1.0),
+            DVec3::new(-0.25, 0.25, 0.25),
             glam::DQuat::IDENTITY,
-            DVec3::new(39.0, 0.0, 0.0),
+            DVec3::new(39.375, -0.375, -0.375),
         );
-        let grid = Grid::new([40, 12, 12], flipped).unwrap();
+        let grid = Grid::new([160, 48, 48], flipped).unwrap();
+        assert!(grid.voxels() > 2 * TOGETHER);
         let wanted = [
             (8.0, Region::Periventricular),
             (20.0, Region::DeepWhiteMatter),
