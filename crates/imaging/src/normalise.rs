@@ -53,22 +53,11 @@ pub fn normalise(
     how: Normalisation,
 ) -> Result<Scale, NoContrast> {
     let inside = brain.samples();
-    let in_brain = |(values, inside): (&[f32], &[u8])| {
-        let pairs = values.iter().zip(inside);
-        let kept = pairs.filter(|&(&value, &inside)| inside != 0 && value != 0.0);
-        kept.map(|(&value, _)| value).collect::<Vec<f32>>()
-    };
-    let stretches: Vec<Vec<f32>> = image
-        .samples()
-        .par_chunks(TOGETHER)
-        .zip(inside.par_chunks(TOGETHER))
-        .map(in_brain)
-        .collect();
-    let values = stretches.concat();
-    if values.is_empty() {
+    let stretches = image.samples().par_chunks(TOGETHER);
+    let stretches = stretches.zip(inside.par_chunks(TOGETHER));
+    let Some([low, median, high]) = quartiles(&stretches) else {
         return Err(NoContrast { median: 0.0 });
-    }
-    let [low, median, high] = quartiles(&values);
+    };
     let deviation = (high - low) / IQR_OF_NORMAL;
     if deviation <= 0.0 {
         return Err(NoContrast { median });
@@ -106,17 +95,36 @@ pub fn quantile(values: &mut [f32], q: f64) -> f64 {
     f64::from(low) + (f64::from(high) - f64::from(low)) * (place - below as f64)
 }
 
-/// The quartiles of `values`, each as [`quantile`] gives it.
+/// Whether a value is one of the brain's.
+fn is_counted(value: f32, inside: u8) -> bool {
+    inside != 0 && value != 0.0
+}
+
+/// The quartiles of the brain's values, each as [`quantile`] gives it; `None` if there are no values.
 ///
-/// Values are counted by the upper half of their bits; then only those that share theirs with a quartile are ordered.
-///
-/// # Panics
-/// If `values` is empty.
-fn quartiles(values: &[f32]) -> [f64; 3] {
-    let mut counts = vec![0_usize; 1 << 16];
-    for &value in values {
-        counts[upper_half(value)] += 1;
-    }
+/// They are counted by the upper half of their bits; then only those that share theirs with a quartile are kept and
+/// ordered. `stretches` are values beside the mask of the brain.
+fn quartiles<'a>(
+    stretches: &(impl ParallelIterator<Item = (&'a [f32], &'a [u8])> + Clone),
+) -> Option<[f64; 3]> {
+    let none = || vec![0_usize; 1 << 16];
+    let counts = stretches
+        .clone()
+        .fold(none, |mut counts, (values, inside)| {
+            for (&value, &inside) in values.iter().zip(inside) {
+                if is_counted(value, inside) {
+                    counts[upper_half(value)] += 1;
+                }
+            }
+            counts
+        })
+        .reduce(none, |mut counts, others| {
+            for (count, other) in counts.iter_mut().zip(others) {
+                *count += other;
+            }
+            counts
+        });
+    let last = counts.iter().sum::<usize>().checked_sub(1)?;
     // The upper half of the value of that rank, and how many values have a lesser one.
     let half_of = |rank: usize| {
         let mut before = 0;
@@ -128,7 +136,6 @@ fn quartiles(values: &[f32]) -> [f64; 3] {
         }
         (counts.len(), before)
     };
-    let last = values.len() - 1;
     let places = [0.25, 0.5, 0.75].map(|q| {
         let place = last as f64 * q;
         let rank = place.floor() as usize;
@@ -140,18 +147,19 @@ fn quartiles(values: &[f32]) -> [f64; 3] {
     for (_, _, halves, _) in &places {
         is_near[halves.clone()].fill(true);
     }
-    let near: Vec<f32> = values
-        .iter()
-        .copied()
-        .filter(|&value| is_near[upper_half(value)])
-        .collect();
-    places.map(|(place, rank, halves, before)| {
+    let near = |(values, inside): (&[f32], &[u8])| {
+        let pairs = values.iter().zip(inside);
+        let near = pairs.filter(|&(&v, &inside)| is_near[upper_half(v)] && is_counted(v, inside));
+        near.map(|(&value, _)| value).collect::<Vec<f32>>()
+    };
+    let near: Vec<f32> = stretches.clone().flat_map_iter(near).collect();
+    Some(places.map(|(place, rank, halves, before)| {
         let same = near.iter().copied();
         let mut same: Vec<f32> = same.filter(|&v| halves.contains(&upper_half(v))).collect();
         let (_, &mut low, above) = same.select_nth_unstable_by(rank - before, f32::total_cmp);
         let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(low);
         f64::from(low) + (f64::from(high) - f64::from(low)) * (place - rank as f64)
-    })
+    }))
 }
 
 /// The upper half of the bits of the number that is ordered as [`f32::total_cmp`] orders values.
@@ -213,10 +221,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quartiles_are_the_quantiles(values in proptest::collection::vec(
-            prop_oneof![-9.0_f32..9.0, 1.0_f32..1.01, (0_u8..4).prop_map(f32::from), Just(-0.0), Just(0.0)], 1..40)) {
-            let one_by_one = [0.25, 0.5, 0.75].map(|q| quantile(&mut values.clone(), q));
-            prop_assert_eq!(quartiles(&values).map(f64::to_bits), one_by_one.map(f64::to_bits));
+        fn quartiles_are_the_quantiles(values in proptest::collection::vec((
+            prop_oneof![-9.0_f32..9.0, 1.0_f32..1.01, (0_u8..4).prop_map(f32::from), Just(-0.0), Just(0.0)],
+            0_u8..3), 1..40)) {
+            let (values, inside): (Vec<f32>, Vec<u8>) = values.into_iter().unzip();
+            let brain = values.iter().zip(&inside).filter(|(value, inside)| **value != 0.0 && **inside != 0);
+            let mut brain: Vec<f32> = brain.map(|(value, _)| *value).collect();
+            let together = quartiles(&values.par_chunks(7).zip(inside.par_chunks(7)));
+            prop_assert_eq!(together.is_none(), brain.is_empty());
+            if let Some(together) = together {
+                let one_by_one = [0.25, 0.5, 0.75].map(|q| quantile(&mut brain, q));
+                prop_assert_eq!(together.map(f64::to_bits), one_by_one.map(f64::to_bits));
+            }
         }
 
         #[test]

@@ -1,10 +1,9 @@
 //! Bytes to a scan.
 use nifti::DataElement;
-use nifti::volume::inmem::InMemNiftiVolume;
-use rayon::prelude::*;
 
 use super::affine::Placement;
 use super::header::{Datatype, Header};
+use super::unpack::Voxels;
 use super::{Error, Limits, unpack, wide};
 use crate::volume::{TOGETHER, Volume};
 
@@ -29,25 +28,27 @@ pub struct Scan {
 /// Every [`Error`]: what the header promises is checked before it is unpacked, and what is
 /// unpacked is held against the header.
 pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
-    let (header, data) = unpack::header_and_data(file, limits)?;
+    let (header, voxels) = unpack::open(file, limits)?;
     let placement = header.spatial.placement(header.shape)?;
     let (samples, non_finite) = match header.datatype {
-        Datatype::Uint8 => values::<u8>(&header, data, f64::from),
-        Datatype::Int8 => values::<i8>(&header, data, f64::from),
-        Datatype::Uint16 => values::<u16>(&header, data, f64::from),
-        Datatype::Int16 => values::<i16>(&header, data, f64::from),
-        Datatype::Uint32 => values::<u32>(&header, data, f64::from),
-        Datatype::Int32 => values::<i32>(&header, data, f64::from),
-        Datatype::Uint64 => values::<u64>(&header, data, |v| v as f64),
-        Datatype::Int64 => values::<i64>(&header, data, |v| v as f64),
-        Datatype::Float32 => values::<f32>(&header, data, f64::from),
-        Datatype::Float64 => values::<f64>(&header, data, |v| v),
-        Datatype::Float128 => Ok(scaled(
-            &header,
-            &wide::numbers(&data, header.endianness),
-            |v| v,
-        )),
-    }?;
+        Datatype::Uint8 => values::<u8>(&header, voxels, f64::from)?,
+        Datatype::Int8 => values::<i8>(&header, voxels, f64::from)?,
+        Datatype::Uint16 => values::<u16>(&header, voxels, f64::from)?,
+        Datatype::Int16 => values::<i16>(&header, voxels, f64::from)?,
+        Datatype::Uint32 => values::<u32>(&header, voxels, f64::from)?,
+        Datatype::Int32 => values::<i32>(&header, voxels, f64::from)?,
+        Datatype::Uint64 => values::<u64>(&header, voxels, |v| v as f64)?,
+        Datatype::Int64 => values::<i64>(&header, voxels, |v| v as f64)?,
+        Datatype::Float32 => values::<f32>(&header, voxels, f64::from)?,
+        Datatype::Float64 => values::<f64>(&header, voxels, |v| v)?,
+        // Which of two layouts they have is told from all of them.
+        Datatype::Float128 => {
+            let stored = wide::numbers(&voxels.all()?, header.endianness);
+            let mut samples = Vec::with_capacity(stored.len());
+            let non_finite = scale(&header, &stored, |v| v, &mut samples);
+            (samples, non_finite)
+        }
+    };
     let needed = header.data_bytes();
     let volume = Volume::new(placement.grid, samples)
         .map_err(|_| Error::DataTruncated { found: 0, needed })?;
@@ -60,62 +61,54 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
 }
 
 /// Bytes to values, through the `nifti` crate's typed view of them; and how many were not finite.
-fn values<T: DataElement + Copy + Sync>(
+///
+/// They are converted as they are unpacked, while they are still in the processor's own memory.
+fn values<T: DataElement + Copy>(
     header: &Header,
-    data: Vec<u8>,
-    widen: impl Fn(T) -> f64 + Sync,
+    mut voxels: Voxels<'_>,
+    widen: impl Fn(T) -> f64 + Copy,
 ) -> Result<(Vec<f32>, usize), Error> {
-    let found = data.len();
-    let truncated = |_| Error::DataTruncated {
-        found,
-        needed: header.data_bytes(),
-    };
-    let [i, j, k] = header.shape.map(|n| u16::try_from(n).unwrap_or(u16::MAX));
-    let stored = InMemNiftiVolume::from_raw_fields(
-        [3, i, j, k, 1, 1, 1, 1],
-        header.datatype.nifti(),
-        1.0,
-        0.0,
-        data,
-        header.endianness,
-    )
-    .and_then(InMemNiftiVolume::into_nifti_typed_data::<T>)
-    .map_err(truncated)?;
-    Ok(scaled(header, &stored, widen))
+    let (bytes_each, needed) = (header.datatype.bytes(), header.data_bytes());
+    let count = needed.checked_div(bytes_each).unwrap_or_default();
+    let mut samples = unpack::reserved(count)?;
+    let mut non_finite: usize = 0;
+    loop {
+        let bytes = voxels.next(TOGETHER.saturating_mul(bytes_each))?;
+        if bytes.is_empty() {
+            return Ok((samples, non_finite));
+        }
+        let found = bytes.len();
+        let stored = T::from_raw_vec_validated(bytes, header.endianness, header.datatype.nifti())
+            .map_err(|_| Error::DataTruncated { found, needed })?;
+        non_finite = non_finite.saturating_add(scale(header, &stored, widen, &mut samples));
+    }
 }
 
-/// Stored numbers to values, and how many were not finite.
+/// Appends the values of stored numbers to `samples`, 0 for those that are not finite, and tells how many these are.
 #[expect(clippy::float_cmp, reason = "a slope of exactly 1 changes nothing")]
-fn scaled<T: Copy + Sync>(
+fn scale<T: Copy>(
     header: &Header,
     stored: &[T],
-    widen: impl Fn(T) -> f64 + Sync,
-) -> (Vec<f32>, usize) {
-    let (slope, intercept) = (header.slope, header.intercept);
+    widen: impl Fn(T) -> f64,
+    samples: &mut Vec<f32>,
+) -> usize {
+    let (slope, intercept, before) = (header.slope, header.intercept, samples.len());
     if slope == 1.0 && intercept == 0.0 {
         // Of integers no more is left of this than their conversion; a negative zero becomes a positive one as below.
-        return finite(stored, |v| (widen(v) + 0.0) as f32);
+        samples.extend(stored.iter().map(|&v| (widen(v) + 0.0) as f32));
+    } else {
+        samples.extend(
+            stored
+                .iter()
+                .map(|&v| (widen(v) * slope + intercept) as f32),
+        );
     }
-    finite(stored, |v| (widen(v) * slope + intercept) as f32)
-}
-
-/// The values of stored numbers, 0 for those that are not finite, and how many these are.
-fn finite<T: Copy + Sync>(stored: &[T], value: impl Fn(T) -> f32 + Sync) -> (Vec<f32>, usize) {
-    let mut samples = vec![0.0; stored.len()];
-    let non_finite = samples
-        .par_chunks_mut(TOGETHER)
-        .zip(stored.par_chunks(TOGETHER))
-        .map(|(samples, stored)| {
-            // Without a branch, many samples are computed at a time.
-            let mut non_finite = 0_u32;
-            for (sample, stored) in samples.iter_mut().zip(stored) {
-                let value = value(*stored);
-                let is_finite = value.is_finite();
-                *sample = if is_finite { value } else { 0.0 };
-                non_finite = non_finite.wrapping_add(u32::from(!is_finite));
-            }
-            non_finite as usize
-        })
-        .sum();
-    (samples, non_finite)
+    // Without a branch, many samples are looked at at a time.
+    let mut non_finite = 0_u32;
+    for sample in samples.iter_mut().skip(before) {
+        let is_finite = sample.is_finite();
+        *sample = if is_finite { *sample } else { 0.0 };
+        non_finite = non_finite.wrapping_add(u32::from(!is_finite));
+    }
+    non_finite as usize
 }

@@ -45,70 +45,105 @@ pub(super) fn first_bytes(file: &[u8], wanted: usize) -> Result<Vec<u8>, Error> 
     Ok(start)
 }
 
-/// Reads header and voxels; returns exactly the bytes of the voxels that the header promises.
-pub(super) fn header_and_data(file: &[u8], limits: Limits) -> Result<(Header, Vec<u8>), Error> {
-    match packing(file) {
-        Packing::Plain => read_all(file, limits),
-        Packing::Gzip => read_all(MultiGzDecoder::new(file), limits),
-    }
+/// The voxels of a file whose header was read, as the bytes that they are stored in.
+pub(super) struct Voxels<'a> {
+    source: Box<dyn Read + 'a>,
+    needed: usize,
+    found: usize,
 }
 
-fn read_all(mut source: impl Read, limits: Limits) -> Result<(Header, Vec<u8>), Error> {
-    let gzip = |stopped: Stopped| Error::Gzip {
-        reason: stopped.reason,
+/// Reads the header; the voxels are still to come.
+pub(super) fn open(file: &[u8], limits: Limits) -> Result<(Header, Voxels<'_>), Error> {
+    let mut source: Box<dyn Read + '_> = match packing(file) {
+        Packing::Plain => Box::new(file),
+        Packing::Gzip => Box::new(MultiGzDecoder::new(file)),
     };
     let mut start = vec![0; Version::One.bytes_with_flag()];
-    let mut found = fill(&mut source, &mut start).map_err(gzip)?;
+    let mut found = fill(&mut source, &mut start).map_err(damaged)?;
     if found == start.len() && is_version_two(&start) {
         start.resize(Version::Two.bytes_with_flag(), 0);
         found = found.saturating_add(
-            fill(&mut source, start.get_mut(found..).unwrap_or_default()).map_err(gzip)?,
+            fill(&mut source, start.get_mut(found..).unwrap_or_default()).map_err(damaged)?,
         );
     }
     start.truncate(found);
     let header = Header::parse(&start, limits)?;
     let extension = header.data_offset.saturating_sub(found);
-    let skipped = std::io::copy(
-        &mut source.by_ref().take(extension as u64),
-        &mut std::io::sink(),
-    )
-    .map_err(|e| Error::Gzip {
-        reason: e.to_string(),
-    })?;
     let needed = header.data_bytes();
-    if skipped < extension as u64 {
+    if skip(&mut source, extension)? < extension as u64 {
         return Err(Error::DataTruncated { found: 0, needed });
     }
-    let mut data = Vec::new();
-    data.try_reserve_exact(needed)
-        .map_err(|_| Error::OutOfMemory { bytes: needed })?;
-    // Memory that is reserved costs nothing until bytes come: a header's promise alone takes none.
-    let found = source
-        .by_ref()
-        .take(needed as u64)
-        .read_to_end(&mut data)
-        .map_err(|e| Error::Gzip {
-            reason: e.to_string(),
+    let voxels = Voxels {
+        source,
+        needed,
+        found: 0,
+    };
+    Ok((header, voxels))
+}
+
+impl Voxels<'_> {
+    /// The next bytes, `most` or as many as are left of what the header promises; none once all were given and the file
+    /// was seen to end there.
+    pub(super) fn next(&mut self, most: usize) -> Result<Vec<u8>, Error> {
+        let (needed, left) = (self.needed, self.needed.saturating_sub(self.found));
+        let wanted = most.min(left);
+        if wanted == 0 {
+            // To the end, so that the checksum is seen too.
+            let most = MAX_TRAILING_BYTES;
+            let trailing = skip(&mut self.source, most.saturating_add(1))?;
+            let is_too_much = trailing > most as u64;
+            return if is_too_much {
+                Err(Error::TrailingData { max: most })
+            } else {
+                Ok(Vec::new())
+            };
+        }
+        let mut bytes = vec![0; wanted];
+        let found = fill(&mut self.source, &mut bytes).map_err(damaged)?;
+        self.found = self.found.saturating_add(found);
+        if found < wanted {
+            let found = self.found;
+            return Err(Error::DataTruncated { found, needed });
+        }
+        Ok(bytes)
+    }
+
+    /// All bytes that are left.
+    pub(super) fn all(mut self) -> Result<Vec<u8>, Error> {
+        let mut data = reserved(self.needed.saturating_sub(self.found))?;
+        loop {
+            let bytes = self.next(1 << 20)?;
+            if bytes.is_empty() {
+                return Ok(data);
+            }
+            data.extend_from_slice(&bytes);
+        }
+    }
+}
+
+/// Room for so many values. It costs nothing until they come: a header's promise alone takes no memory.
+pub(super) fn reserved<T>(count: usize) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| Error::OutOfMemory {
+            bytes: count.saturating_mul(size_of::<T>()),
         })?;
-    if found < needed {
-        return Err(Error::DataTruncated { found, needed });
-    }
-    // To the end, so that the checksum is seen too.
-    let trailing = std::io::copy(
-        &mut source
-            .by_ref()
-            .take((MAX_TRAILING_BYTES as u64).saturating_add(1)),
-        &mut std::io::sink(),
-    )
-    .map_err(|e| Error::Gzip {
+    Ok(values)
+}
+
+/// Reads on over so many bytes, or fewer if there are fewer; returns how many.
+fn skip(source: &mut impl Read, bytes: usize) -> Result<u64, Error> {
+    let mut skipped = source.take(bytes as u64);
+    std::io::copy(&mut skipped, &mut std::io::sink()).map_err(|e| Error::Gzip {
         reason: e.to_string(),
-    })?;
-    if trailing > MAX_TRAILING_BYTES as u64 {
-        return Err(Error::TrailingData {
-            max: MAX_TRAILING_BYTES,
-        });
+    })
+}
+
+fn damaged(stopped: Stopped) -> Error {
+    Error::Gzip {
+        reason: stopped.reason,
     }
-    Ok((header, data))
 }
 
 fn is_version_two(start: &[u8]) -> bool {

@@ -3,8 +3,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dawson_imaging::volume::TOGETHER;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorRef;
+use rayon::prelude::*;
 
 use super::device::{Device, Precision};
 use super::providers;
@@ -255,8 +257,10 @@ fn probabilities(
     }
     // NaN fails the comparison too. Counted, not searched: a loop without a way out is computed many values at a time.
     let is_wrong = |v: &&f32| !(-1e-4..=1.0 + 1e-4).contains(*v);
-    if values.iter().filter(is_wrong).count() == 0 {
-        return Ok(values.to_vec());
+    let stretches = values.par_chunks(TOGETHER);
+    if stretches.all(|stretch| stretch.iter().filter(is_wrong).count() == 0) {
+        let values = values.par_iter().with_min_len(TOGETHER);
+        return Ok(values.copied().collect());
     }
     let value = values.iter().find(is_wrong).unwrap_or(&f32::NAN);
     Err(wrong(format!("the value {value}")))
