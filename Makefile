@@ -10,12 +10,13 @@ FUZZ_TARGETS ?= nifti_header nifti_body dicom dimse related manifest multipart
 CARGO_FUZZ := $(shell rustc +nightly --version >/dev/null 2>&1 && echo cargo +nightly fuzz || echo RUSTC_BOOTSTRAP=1 cargo fuzz)
 VENV := .venv
 PACS := $(VENV)/pacs
+TRAINING := $(VENV)/training
 REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
 # With the tests, as `cargo test` builds them: without, crates have other features and are built a second time.
 BUILD_TESTED := cargo build --locked --workspace --bins --examples --tests
 TESTED := $(CURDIR)/target/debug
 
-.PHONY: help setup build demo test lint unit reference operation holds soak fuzz setup-test test-pacs test-image audit sbom bench openapi clean
+.PHONY: help setup build demo test train lint unit reference operation holds soak fuzz setup-test test-pacs test-image audit sbom bench openapi clean
 
 help:                ## What there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -66,6 +67,9 @@ fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (
 	    -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=3000 || exit 1; done
 
 # DICOM results through validators, toolkits and readers of other makers.
+train: setup $(TRAINING)/made ## Train a network of smoke size, from a pool to ONNX; the whole: models/training
+	$(MAKE) -C models/training train PYTHON=$(CURDIR)/$(TRAINING)/bin/python
+
 test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools, file them at other makers' archives
 	@tools/setup.sh pacs
 	$(BUILD_TESTED)
@@ -92,6 +96,11 @@ $(VENV)/made: $(REQUIREMENTS)
 $(PACS)/made: tests/pacs/requirements.txt
 	$(PYTHON) -m venv $(PACS)
 	$(PACS)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(TRAINING)/made: models/training/requirements.txt
+	$(PYTHON) -m venv $(TRAINING)
+	$(TRAINING)/bin/pip install --quiet --no-cache-dir --no-compile --no-deps --requirement $<
 	touch $@
 
 bench: setup         ## What a study costs beside its network: time and memory

@@ -18,14 +18,36 @@ Rng = np.random.Generator
 def field(rng: Rng, shape: Shape, cells: int) -> Array:
     """A smooth random field of mean 0 and deviation about 1, `cells` bumps along the longest axis."""
     coarse = [max(2, round(cells * n / max(shape)) + 1) for n in shape]
-    bumps = torch.from_numpy(rng.normal(size=(1, 1, *coarse)).astype(np.float32))
-    smooth = F.interpolate(bumps, size=shape, mode="trilinear", align_corners=True)[0, 0].numpy()
+    bumps = rng.normal(size=coarse).astype(np.float32)
+    # Trilinear, as three products of matrices: a patch takes a dozen fields.
+    along_k, along_j, along_i = (_between(few, many) for few, many in zip(coarse, shape, strict=True))
+    planes = along_j @ (bumps @ along_i.T)  # (coarse k, j, i)
+    smooth = (along_k @ planes.reshape(coarse[0], -1)).reshape(shape)
     return smooth / (smooth.std() + 1e-6)
+
+
+def _between(few: int, many: int) -> Array:
+    """`(many, few)`: the shares of `few` points, the outermost at both ends, in `many` between them."""
+    places = np.linspace(0, few - 1, many)
+    below = np.minimum(places.astype(int), few - 2)
+    shares = np.zeros((many, few), np.float32)
+    rows = np.arange(many)
+    shares[rows, below] = 1 - (places - below)
+    shares[rows, below + 1] = places - below
+    return shares
 
 
 def blur(x: Array, sigma: float | Array) -> Array:
     sigmas = np.broadcast_to(sigma, (3,))
-    return ndimage.gaussian_filter(x, sigmas, truncate=3.0) if max(sigmas) > 0.2 else x
+    if max(sigmas) <= 0.2 or not x.any():
+        return x
+    return ndimage.gaussian_filter(x, sigmas, truncate=3.0)
+
+
+def ghosted(x: Array, rng: Rng) -> Array:
+    """With what moved while it was scanned, faintly and elsewhere."""
+    ghost = np.roll(x, int(rng.integers(15, 60)), axis=int(rng.integers(1, 3)))
+    return x + rng.uniform(0.01, 0.05) * ghost
 
 
 def resize(x: Array, shape: Shape, blocky: bool = False) -> Array:

@@ -61,7 +61,8 @@ def painter(sources: Sources) -> Draw:
     bank = sources.bank()
     prepared = [prepare(head) for head in heads]
     return lambda rng: synthetic_sample(
-        prepared[rng.integers(len(prepared))], bank, pool.shape, rng)
+        prepared[rng.integers(len(prepared))], bank, pool.shape, rng, dura=pool.dura,
+        insula=pool.insula)
 
 
 def real_painter(sources: Sources) -> Draw:
@@ -73,7 +74,7 @@ def real_painter(sources: Sources) -> Draw:
     def draw(rng: Rng) -> tuple[Array, Array]:
         visits = patients[rng.integers(len(patients))]
         return real_sample(visits[rng.integers(len(visits))], bank, pool.shape, rng,
-                           pool.real_thick)
+                           pool.real_thick, pool.real_worse)
 
     return draw
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from arrays import Array, Rng, Shape, blur, field, thick_slices
+from arrays import Array, Rng, Shape, blur, field, ghosted, thick_slices
 from cases import Case, read_case
 from contrasts import CONTRASTS
 from heads import CLASS
 from lesions import CONNECTED, Piece, Room, draw_load_ml, place_lesions
 from normalise import CLIP, MISSING, OUTSIDE, within_brain
 from recipe import UNKNOWN
-from synthesis import gains, head_grid, slices_mm, visible, warp
+from synthesis import gains, head_grid, misregistered, slices_mm, visible, warp
 
 TO_MNI = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], float)  # (k, j, i) of a RAS grid to (x, y, z)
 ORIGIN_MM = np.array([-91.0, -126.0, -72.0])
@@ -37,10 +37,11 @@ def read_patient(folder: Path, patient: str) -> list[Case]:
 
 
 def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng,
-                thick: float = 0.0) -> tuple[Array, Array]:
+                thick: float = 0.0, worse: float = 0.0) -> tuple[Array, Array]:
     """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest unknown tissue.
 
-    `thick` is how often it is cut anew, in slices as clinical scans have them.
+    `thick` is how often it is cut anew, in slices as clinical scans have them; `worse` how often it is
+    blurred, ghosted, or has its contrasts apart.
     """
     box = _box(case.brain, 6)
     image, truth, brain = case.image[(slice(None), *box)].copy(), case.truth[box], case.brain[box]
@@ -56,6 +57,8 @@ def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng,
             truth = _set_in(image, placed, truth, brain, rng)
     if rng.random() < 0.6:
         image, truth, brain = _moved(image, truth, brain, shape, rng)
+    if worse and rng.random() < worse:
+        image = _scanned_worse(image, brain, rng)
     if thick and rng.random() < thick:
         image, truth, brain = _cut_anew(image, truth, brain, rng)
     image[:, ~brain] = OUTSIDE
@@ -146,6 +149,24 @@ def _moved(image: Array, truth: Array, brain: Array, shape: Shape,
     moved = np.stack([warp(contrast, grid, "bilinear") for contrast in image])
     return (moved, warp(truth.astype(np.float32), grid, "bilinear") > 0.5,
             warp(brain.astype(np.float32), grid, "bilinear") > 0.9)
+
+
+def _scanned_worse(image: Array, brain: Array, rng: Rng) -> Array:
+    """Each contrast by chance blurred and ghosted; T1w and T2w up to a voxel off the FLAIR, on which
+    the lesions were drawn."""
+    worse = image.copy()
+    for n, contrast in enumerate(image):
+        if not contrast.any():
+            continue
+        whole = np.where(brain, contrast - OUTSIDE, 0)  # from 0: a ghost of nothing is nothing
+        if n and rng.random() < 0.6:
+            whole = misregistered(whole, rng, most_mm=1.0)
+        if rng.random() < 0.5:
+            whole = blur(whole, rng.uniform(0.3, 0.8))
+        if rng.random() < 0.3:
+            whole = ghosted(whole, rng)
+        worse[n] = within_brain(whole, brain)
+    return worse
 
 
 def _cut_anew(image: Array, truth: Array, brain: Array, rng: Rng) -> tuple[Array, Array, Array]:

@@ -45,6 +45,12 @@ class Pool:
     """Samples that are made of them."""
     real_thick: float = 0.0
     """Share of those that are given thick slices and, now and then, the fluid around the brain."""
+    real_worse: float = 0.0
+    """Share of those that are scanned worse than they were: blurred, ghosted, contrasts apart."""
+    dura: float = 0.0
+    """Share of the painted heads on whose brain stripping left some dura."""
+    insula: float = 0.0
+    """Share of the painted heads whose insula is as bright as cortex gets."""
 
 
 @dataclass(frozen=True)

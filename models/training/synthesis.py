@@ -7,14 +7,14 @@ unlabelled brightness stays weaker than theirs, and that the contrasts don't fit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from arrays import Array, Rng, Shape, blur, field, rotation, thick_slices
+from arrays import Array, Rng, Shape, blur, field, ghosted, rotation, thick_slices
 from contrasts import BASE, CONTRASTS
 from heads import CEREBRUM, CLASS, PARENCHYMA, Head, brain_box
 from lesions import CONNECTED, Piece, Room, draw_load_ml, place_lesions
@@ -61,6 +61,10 @@ class Scene:
     septum: Array
     plexus: Array
     fatty: Array
+    insula: Array
+    """How much brighter it is than other cortex, 0..1; nothing in most heads."""
+    dura: Array
+    """What stripping left of it; nothing in most heads."""
     brain: Array
 
 
@@ -108,14 +112,23 @@ class Grade:
 
 
 def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng,
-                     grade: Grade | None = None) -> tuple[Array, Array]:
-    """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest the side task."""
+                     grade: Grade | None = None, dura: float = 0.0,
+                     insula: float = 0.0) -> tuple[Array, Array]:
+    """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest the side task.
+
+    `dura` is how often stripping left some of it on the brain, `insula` how often that is as bright as
+    cortex gets.
+    """
     load_ml = grade.load_ml if grade else draw_load_ml(rng)
     grid, growth = head_grid(head.tissue.shape, shape, rng)
     placed = place_lesions(head, bank, load_ml / growth, rng,
                            infratentorial=grade is not None and grade.infratentorial)
     truth = warp(placed.astype(np.float32), grid, "bilinear") > 0.5
     scene = _scene(head, placed, truth, grid, shape, rng)
+    if insula and rng.random() < insula:
+        scene = replace(scene, insula=_insula(scene.tissue, rng))
+    if dura and rng.random() < dura:
+        scene = _with_dura(scene, rng)
     image = np.empty((len(CONTRASTS), *shape), np.float32)
     loose = rng.random() < 0.25  # a quarter keeps the skull
     if grade and grade.skull is not None:
@@ -124,7 +137,7 @@ def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng
     for n, contrast in enumerate(CONTRASTS):
         painted = _paint(scene, contrast, rng)
         if n and moved:
-            painted = _misregister(painted, rng)
+            painted = misregistered(painted, rng)
         samples = _acquire(painted, slices_mm(contrast, rng, grade), rng)
         image[n] = within_brain(samples, scene.brain)
         if not loose:
@@ -191,8 +204,30 @@ def _scene(head: Room, placed: Array, truth: Array, grid: torch.Tensor, shape: S
         flow=blur(np.clip(field(rng, shape, 12) - rng.uniform(0.8, 2.0), 0, 1), 1.0) * fluid,
         septum=septum & white,
         plexus=plexus, fatty=field(rng, shape, 20) > rng.uniform(-0.6, 0.6),
+        insula=np.zeros(shape, np.float32), dura=np.zeros(shape, bool),
         brain=_brain_mask(tissue, rng),
     )
+
+
+def _insula(tissue: Array, rng: Rng) -> Array:
+    """The cortex beside the putamen, more of it in places, 0..1."""
+    putamen = tissue == CLASS["putamen"]
+    if not putamen.any():
+        return np.zeros(tissue.shape, np.float32)
+    near = ndimage.distance_transform_edt(~putamen) < 10
+    here = (near & (tissue == CLASS["cortex"])).astype(np.float32)
+    return blur(here, 0.5) * np.clip(0.7 + 0.4 * field(rng, tissue.shape, 14), 0, 1)
+
+
+def _with_dura(scene: Scene, rng: Rng) -> Scene:
+    """Patches of the outermost fluid, which the label maps let reach the bone, are dura and stay on the
+    brain with the fluid below."""
+    inside = np.isin(scene.tissue, CEREBRUM) | (scene.tissue == CLASS["csf"])
+    here = field(rng, scene.tissue.shape, int(rng.integers(5, 14))) > rng.uniform(0.6, 1.6)
+    near = ndimage.binary_dilation(scene.brain, iterations=int(rng.integers(2, 6)))
+    left = near & here & (scene.tissue == CLASS["csf"])
+    dura = left & ndimage.binary_dilation(~inside, iterations=int(rng.integers(1, 3)))
+    return replace(scene, dura=dura, brain=ndimage.binary_fill_holes(scene.brain | left))
 
 
 def gains(truth: Array, rng: Rng) -> Array:
@@ -239,8 +274,14 @@ def _paint(scene: Scene, contrast: str, rng: Rng) -> Array:
     image = mean[scene.tissue]
     image[(scene.tissue == CLASS["soft"]) & scene.fatty] = mean[CLASS["marrow"]]
     image *= 1 + rng.uniform(0.01, 0.03) * field(rng, shape, 14)
+    if scene.dura.any():
+        low, high = {"flair": (0.7, 1.5), "t1w": (0.4, 1.0), "t2w": (0.2, 0.8)}[contrast]
+        image[scene.dura] = rng.uniform(low, high)
     grain = rng.standard_normal(shape, np.float32)
     image += rng.uniform(0.0, 0.03) * grain * image
+    if scene.insula.any():
+        low, high = {"flair": (0.05, 0.3), "t1w": (-0.1, 0.0), "t2w": (0.0, 0.5)}[contrast]
+        image += rng.uniform(low, high) * scene.insula
     match contrast:
         case "flair":
             _paint_flair(image, scene, mean, rng)
@@ -286,10 +327,10 @@ def _paint_flair(image: Array, scene: Scene, mean: Array, rng: Rng) -> None:
     image += scene.flow * rng.uniform(0.2, 1.6)
 
 
-def _misregister(x: Array, rng: Rng) -> Array:
-    """Up to 1.5 mm and 1 degree off, as registration leaves it."""
+def misregistered(x: Array, rng: Rng, most_mm: float = 1.5) -> Array:
+    """Up to that and 1 degree off, as registration leaves it; the last voxels come in at the rim."""
     away = rng.normal(size=3)
-    away *= rng.uniform(0, 1.5) / (np.linalg.norm(away) + 1e-6)
+    away *= rng.uniform(0, most_mm) / (np.linalg.norm(away) + 1e-6)
     matrix = rotation(np.deg2rad(rng.uniform(-1, 1, 3)))
     theta = np.zeros((1, 3, 4), np.float32)
     theta[0, :, :3] = matrix
@@ -319,8 +360,7 @@ def _acquire(image: Array, slices_mm: float, rng: Rng) -> Array:
         in_plane[axis] = 0
         image = thick_slices(blur(image, in_plane), rng, axis, slices_mm)
     if rng.random() < 0.08:
-        ghost = np.roll(image, int(rng.integers(15, 60)), axis=int(rng.integers(1, 3)))
-        image = image + rng.uniform(0.01, 0.05) * ghost
+        image = ghosted(image, rng)
     noise = rng.standard_normal(shape, np.float32)
     if rng.random() < 0.4:
         noise = blur(noise, 0.6) * 2  # as interpolation leaves it

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
-from arrays import Array, Rng
+from arrays import Array, Rng, field
 from measures import Rule, agreement, average_precision, dice, without_small
 from predict import BOX_ABOVE, at_spacing, brain_mask, head_box, scalp_share
 from randomised import CLASSES
 from rawscans import carry
+
+PROGRAM = Path(os.environ.get(
+    "DAWSON_BIN", Path(__file__).parents[3] / "target" / "debug" / "dawson"))
 
 
 def boxes(*spans: tuple[int, int]) -> Array:
@@ -29,6 +37,34 @@ def test_two_lesions_one_found_and_one_invented() -> None:
     assert (figures.lesion_tpr, figures.lesion_fdr) == (0.5, 0.5)
     assert figures.volume_error == pytest.approx(0.5)
     assert figures.touched == ((0, 0), (0, 1), (1, 1), (0, 0), (0, 0))
+
+
+@pytest.mark.skipif(not PROGRAM.exists(), reason="the program is not built (set DAWSON_BIN)")
+def test_the_figures_are_those_of_the_program(rng: Rng, tmp_path: Path) -> None:
+    shape = (30, 34, 26)
+    brain = field(rng, shape, 3) > -0.5
+    likely = 1 / (1 + np.exp(-2 * field(rng, shape, 6)))
+    truth = without_small((field(rng, shape, 6) + 3 * (likely - 0.5) > 1.2) & brain, 0.003)
+    found = without_small((likely > 0.8) & brain, 0.003)
+    command = [str(PROGRAM), "evaluate", "--json", "--overlap", "any", "--min-lesion-ml", "0.003"]
+    for name, samples in (("prediction", found), ("truth", truth), ("region", brain),
+                          ("probability", likely)):
+        kind = np.float32 if name == "probability" else np.uint8
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(samples.transpose(2, 1, 0).astype(kind), np.eye(4)), path)
+        command += [f"--{name}", str(path)]
+    said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    ours, theirs = agreement(found, truth), said["figures"]
+    assert min(ours.n_true, ours.n_found) > 5
+    pairs = {"true_ml": ours.true_ml, "found_ml": ours.found_ml, "dsc": ours.dsc, "ppv": ours.ppv,
+             "sensitivity": ours.tpr, "ltpr": ours.lesion_tpr, "lfpr": ours.lesion_fdr,
+             "true_lesions": ours.n_true, "found_lesions": ours.n_found,
+             "volume_difference": ours.volume_error,
+             "pr_auc": average_precision(likely.astype(np.float32), truth, brain)}
+    for name, value in pairs.items():
+        assert theirs[name] == pytest.approx(value, rel=1e-5), name
+    by_size = [(part["detected_lesions"], part["true_lesions"]) for part in said["size_bins"]]
+    assert by_size == list(ours.touched)
 
 
 def test_empty_masks_have_no_dsc() -> None:

@@ -87,6 +87,24 @@ def test_no_sample_is_cut_anew_unasked(case: Case) -> None:
     assert not np.array_equal(drawn(1.0), drawn(0.0))
 
 
+def test_a_scan_that_is_made_worse_keeps_its_lesions_and_its_units(case: Case) -> None:
+    def drawn(worse: float) -> tuple[Array, Array]:
+        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), 0.0, worse)
+
+    (plain, label), (worse, still) = drawn(0.0), drawn(1.0)
+    assert np.array_equal(label, still)
+    brain = label > 0
+    assert (worse[:2, ~brain] == OUTSIDE).all()
+    assert not worse[2].any()  # a contrast that is missing stays so
+    for before, after in zip(plain[:2], worse[:2], strict=True):
+        low, middle, high = np.percentile(after[brain].astype(np.float32), (25, 50, 75))
+        assert abs(middle) < 0.01
+        assert abs((high - low) / 1.349 - 1) < 0.01
+        assert not np.array_equal(before, after)
+    lesion = (label >> LESION_BIT) > 0
+    assert worse[0][lesion].mean() > worse[0][brain & ~lesion].mean() + 1  # FLAIR stays where it is
+
+
 def with_patient(recipe: Recipe, share: float) -> Recipe:
     return replace(recipe, pool=replace(recipe.pool, real=("someone",), real_samples=2),
                    patches=replace(recipe.patches, on_real=share))

@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from arrays import Array, Rng
+from arrays import Array, Rng, _between, field
 from heads import CLASS, PARENCHYMA, Head, read_ras
 from lesions import Piece, draw_load_ml, place_lesions, read_bank
 from normalise import OUTSIDE, whole_head, within_brain
 from randomised import CLASSES, classes_of, randomised_sample
 from recipe import LESION_BIT
-from synthesis import FAINTEST, Grade, prepare, synthetic_sample
+from synthesis import FAINTEST, Grade, _insula, prepare, synthetic_sample
 
 SHAPE = (64, 64, 64)
 
@@ -72,6 +72,41 @@ def test_lesions_lie_in_tissue_and_are_brighter_than_the_median_in_flair(head: H
     lesion = (label >> 7) > 0
     assert 0.5 < lesion.sum() / 1000 < 4
     assert image[0][lesion].mean() > FAINTEST
+
+
+def test_dura_that_is_left_widens_the_brain_and_no_other_head_changes(head: Head) -> None:
+    def drawn(**chances: float) -> Array:
+        grade = Grade(1.0, 1.0, skull=False)
+        return synthetic_sample(prepare(head), bank(), head.tissue.shape, np.random.default_rng(6),
+                                grade, **chances)[0]
+
+    plain, with_dura = drawn(), drawn(dura=1.0)
+    assert np.array_equal(plain, drawn(dura=0.0, insula=0.0))
+    left = (with_dura[0] > OUTSIDE) & (plain[0] == OUTSIDE)
+    assert 500 < left.sum() < 0.2 * (plain[0] > OUTSIDE).sum()
+
+
+def test_the_insula_is_the_cortex_beside_the_putamen(head: Head, rng: Rng) -> None:
+    tissue = head.tissue.copy()
+    k, j, i = (n // 2 for n in tissue.shape)
+    tissue[k - 3:k + 3, j - 6:j + 6, i + 20:i + 24] = CLASS["putamen"]
+    tissue[k - 3:k + 3, j - 6:j + 6, i + 28:i + 31] = CLASS["cortex"]
+    bright = _insula(tissue, rng)
+    assert bright[k, :, i + 29].max() > 0.1
+    assert not bright[:, :, :i].any()
+    assert not _insula(head.tissue, rng).any()  # a head without a putamen
+
+
+def test_fields_lie_straight_between_their_bumps() -> None:
+    shares = _between(4, 13)
+    assert np.allclose(shares @ [0.0, 1.0, 5.0, 3.0],
+                       np.interp(np.arange(13) / 4, np.arange(4), [0.0, 1.0, 5.0, 3.0]))
+    smooth = field(np.random.default_rng(2), (20, 30, 25), 6)
+    assert smooth.shape == (20, 30, 25)
+    assert smooth.std() == pytest.approx(1, rel=1e-3)
+    # Two bumps along each axis: what is between them is the mean of both.
+    even = field(np.random.default_rng(2), (3, 3, 3), 1)
+    assert np.allclose(even[1], (even[0] + even[2]) / 2, atol=1e-6)
 
 
 def test_a_head_without_lesions_has_none(head: Head) -> None:
