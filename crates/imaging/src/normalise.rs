@@ -149,7 +149,7 @@ fn quartiles<'a>(
     }
     let near = |(values, inside): (&[f32], &[u8])| {
         let pairs = values.iter().zip(inside);
-        let near = pairs.filter(|&(&v, &inside)| is_near[upper_half(v)] && is_counted(v, inside));
+        let near = pairs.filter(|&(&v, &inside)| is_counted(v, inside) && is_near[upper_half(v)]);
         near.map(|(&value, _)| value).collect::<Vec<f32>>()
     };
     let near: Vec<f32> = stretches.clone().flat_map_iter(near).collect();

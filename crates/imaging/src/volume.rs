@@ -112,7 +112,12 @@ impl<T: Copy + Send + Sync> Volume<T> {
     #[must_use]
     pub fn cropped(&self, start: [isize; 3], grid: Grid, outside: T) -> Self {
         let mut out = Self::filled(grid, outside);
-        self.copy_box(start, grid.shape(), out.samples_mut());
+        let [ni, nj, _] = grid.shape();
+        let planes = out.samples.par_chunks_mut(ni * nj).enumerate();
+        planes.for_each(|(k, plane)| {
+            let start = [start[0], start[1], start[2] + k as isize];
+            self.copy_box(start, [ni, nj, 1], plane);
+        });
         out
     }
 
@@ -122,54 +127,62 @@ impl<T: Copy + Send + Sync> Volume<T> {
     /// # Panics
     /// If `out` is shorter than the box.
     pub fn copy_box(&self, start: [isize; 3], shape: [usize; 3], out: &mut [T]) {
-        self.rows_of_box(start, shape, |ours, boxed| {
+        rows_in_common(self.grid.shape(), start, shape, |ours, boxed| {
             out[boxed].copy_from_slice(&self.samples[ours]);
         });
     }
 
-    /// Puts the samples of a box (i fastest) of `shape` voxels from `start` into this volume; those that lie
-    /// outside it are dropped.
+    /// Puts what `map` makes of the samples of a box (i fastest) of `shape` voxels from `start` into this volume; those
+    /// that lie outside it are dropped.
     ///
     /// # Panics
     /// If `from` is shorter than the box.
-    pub fn paste(&mut self, start: [isize; 3], shape: [usize; 3], from: &[T]) {
-        let mut samples = std::mem::take(&mut self.samples);
-        self.rows_of_box(start, shape, |ours, boxed| {
-            samples[ours].copy_from_slice(&from[boxed]);
-        });
-        self.samples = samples;
-    }
-
-    /// Calls `each` with the offsets of every row that a box has in common with this volume: in here, and in
-    /// the box.
-    fn rows_of_box(
-        &self,
+    pub fn paste(
+        &mut self,
         start: [isize; 3],
         shape: [usize; 3],
-        mut each: impl FnMut(Range<usize>, Range<usize>),
+        from: &[T],
+        map: impl Fn(T) -> T + Sync,
     ) {
-        let [ni, nj, nk] = self.grid.shape();
-        // The part of a box's axis that lies inside: first and past-the-last voxel of the box.
-        let inside = |start: isize, length: usize, axis: usize| {
-            let first = start.min(0).unsigned_abs().min(length);
-            let past = (axis as isize)
-                .saturating_sub(start)
-                .clamp(0, length as isize) as usize;
-            (first, past.max(first))
-        };
-        let (i0, i1) = inside(start[0], shape[0], ni);
-        let (j0, j1) = inside(start[1], shape[1], nj);
-        let (k0, k1) = inside(start[2], shape[2], nk);
-        if i0 == i1 {
-            return;
-        }
-        let from = |at: usize, axis: usize| (at as isize + start[axis]) as usize;
-        for k in k0..k1 {
-            for j in j0..j1 {
-                let ours = self.grid.offset([from(i0, 0), from(j, 1), from(k, 2)]);
-                let boxed = i0 + shape[0] * (j + shape[1] * k);
-                each(ours..ours + (i1 - i0), boxed..boxed + (i1 - i0));
-            }
+        let [ni, nj, _] = self.grid.shape();
+        let planes = self.samples.par_chunks_mut(ni * nj).enumerate();
+        planes.for_each(|(k, plane)| {
+            let start = [start[0], start[1], start[2] - k as isize];
+            rows_in_common([ni, nj, 1], start, shape, |ours, boxed| {
+                for (ours, &boxed) in plane[ours].iter_mut().zip(&from[boxed]) {
+                    *ours = map(boxed);
+                }
+            });
+        });
+    }
+}
+
+/// Calls `each` with the offsets of every row that a volume and a box of `shape` voxels from `start` have in common: in
+/// the volume, and in the box.
+fn rows_in_common(
+    volume: [usize; 3],
+    start: [isize; 3],
+    shape: [usize; 3],
+    mut each: impl FnMut(Range<usize>, Range<usize>),
+) {
+    // The part of a box's axis that lies inside: first and past-the-last voxel of the box.
+    let [(i0, i1), (j0, j1), (k0, k1)] = [0, 1, 2].map(|axis| {
+        let (start, length) = (start[axis], shape[axis]);
+        let first = start.min(0).unsigned_abs().min(length);
+        let past = (volume[axis] as isize)
+            .saturating_sub(start)
+            .clamp(0, length as isize) as usize;
+        (first, past.max(first))
+    });
+    if i0 == i1 {
+        return;
+    }
+    let from = |at: usize, axis: usize| (at as isize + start[axis]) as usize;
+    for k in k0..k1 {
+        for j in j0..j1 {
+            let ours = from(i0, 0) + volume[0] * (from(j, 1) + volume[1] * from(k, 2));
+            let boxed = i0 + shape[0] * (j + shape[1] * k);
+            each(ours..ours + (i1 - i0), boxed..boxed + (i1 - i0));
         }
     }
 }
@@ -199,10 +212,10 @@ mod tests {
                 }
             });
             let mut back = Volume::filled(grid, -1);
-            back.paste(start, size, cropped.samples());
+            back.paste(start, size, cropped.samples(), |n| 2 * n);
             let kept = Volume::from_fn(grid, |at| {
                 let inside = |a: usize| (0..size[a] as isize).contains(&(at[a] as isize - start[a]));
-                if (0..3).all(inside) { volume.at(at) } else { -1 }
+                if (0..3).all(inside) { 2 * volume.at(at) } else { -1 }
             });
             prop_assert_eq!(back, kept);
             prop_assert_eq!(cropped, want);

@@ -3,10 +3,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dawson_imaging::volume::TOGETHER;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorRef;
-use rayon::prelude::*;
 
 use super::device::{Device, Precision};
 use super::providers;
@@ -83,13 +81,6 @@ impl PartialEq for SessionKey {
     }
 }
 
-/// What a run gave.
-pub(super) struct Run {
-    /// `[n, class, k, j, i]`, i fastest.
-    pub(super) probabilities: Vec<f32>,
-    pub(super) took: Duration,
-}
-
 /// An open session.
 pub(super) struct OpenSession {
     session: Session,
@@ -125,16 +116,22 @@ impl OpenSession {
         &self.key
     }
 
-    /// Runs a batch: `images` holds `batch` times the channels of a patch, `[n, c, k, j, i]`.
+    /// Runs a batch: `images` holds `batch` times the channels of a patch, `[n, c, k, j, i]`, and what was told of
+    /// them, `[n, class, k, j, i]`, takes their place; after an error they are as they were.
     ///
-    /// `cancel` is given where all patches of the batch belong to one study.
-    pub(super) fn run(&mut self, images: &[f32], cancel: Option<&Cancel>) -> Result<Run, Error> {
+    /// `cancel` is given where all patches of the batch belong to one study. Returns how long it took.
+    pub(super) fn run(
+        &mut self,
+        images: &mut Vec<f32>,
+        cancel: Option<&Cancel>,
+    ) -> Result<Duration, Error> {
         let device = self.device;
         let failed = |e: &ort::Error| classify(device, self.key.shape, e.message());
         let [i, j, k] = self.key.shape;
         let channels = self.key.network.channels;
-        let tensor = TensorRef::from_array_view(([self.key.batch, channels, k, j, i], images))
-            .map_err(|e| failed(&e))?;
+        let shape = [self.key.batch, channels, k, j, i];
+        let tensor =
+            TensorRef::from_array_view((shape, images.as_slice())).map_err(|e| failed(&e))?;
         // Fresh options for each run: once terminated, they would end the next run too.
         let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
         if let Some(cancel) = cancel {
@@ -148,9 +145,12 @@ impl OpenSession {
         {
             Ok(outputs) => {
                 let took = started.elapsed();
-                probabilities(&outputs, &self.key.network, expected).map(|probabilities| Run {
-                    probabilities,
-                    took,
+                let told = probabilities(&outputs, &self.key.network, expected);
+                told.map(|told| {
+                    // Memory that the system has given already, and for which no pages need be cleared.
+                    images.clear();
+                    images.extend_from_slice(told);
+                    took
                 })
             }
             Err(_) if cancel.is_some_and(Cancel::is_cancelled) => Err(Error::Cancelled),
@@ -235,11 +235,11 @@ fn is_out_of_memory(reason: &str) -> bool {
     WORDS.iter().any(|words| reason.contains(words))
 }
 
-fn probabilities(
-    outputs: &ort::session::SessionOutputs<'_>,
+fn probabilities<'a>(
+    outputs: &'a ort::session::SessionOutputs<'_>,
     network: &Network,
     expected: usize,
-) -> Result<Vec<f32>, Error> {
+) -> Result<&'a [f32], Error> {
     let wrong = |found: String| Error::NotProbabilities {
         model: network.id.clone(),
         found,
@@ -257,10 +257,8 @@ fn probabilities(
     }
     // NaN fails the comparison too. Counted, not searched: a loop without a way out is computed many values at a time.
     let is_wrong = |v: &&f32| !(-1e-4..=1.0 + 1e-4).contains(*v);
-    let stretches = values.par_chunks(TOGETHER);
-    if stretches.all(|stretch| stretch.iter().filter(is_wrong).count() == 0) {
-        let values = values.par_iter().with_min_len(TOGETHER);
-        return Ok(values.copied().collect());
+    if values.iter().filter(is_wrong).count() == 0 {
+        return Ok(values);
     }
     let value = values.iter().find(is_wrong).unwrap_or(&f32::NAN);
     Err(wrong(format!("the value {value}")))

@@ -3,13 +3,14 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::device::{Device, DeviceChoice, Precision};
 use super::providers::{Availability, availability};
 use super::runtime::Runtime;
-use super::session::{Cancel, OpenSession, Run, SessionKey};
+use super::session::{Cancel, OpenSession, SessionKey};
 use super::{EngineConfig, Error, Happening, Network, Observer};
 
 /// One patch to be computed.
@@ -314,7 +315,7 @@ impl Worker {
         let mut size = batch.len();
         while !batch.is_empty() {
             let rest = batch.split_off(size.min(batch.len()));
-            match self.run(&batch) {
+            match self.run(&mut batch) {
                 Ok(run) => {
                     answer_all(batch, run);
                     batch = rest;
@@ -336,7 +337,7 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, batch: &[Patch]) -> Result<Run, Error> {
+    fn run(&mut self, batch: &mut [Patch]) -> Result<Run, Error> {
         let Some(first) = batch.first() else {
             return Err(Error::Stopped);
         };
@@ -347,21 +348,25 @@ impl Worker {
             precision: first.precision,
         };
         let one_study = batch.iter().all(|p| Arc::ptr_eq(&p.cancel, &first.cancel));
-        let joined: Vec<f32>;
-        let images = if let [one] = batch {
-            one.image.as_slice()
+        let cancel = one_study.then(|| Arc::clone(&first.cancel));
+        let mut joined: Vec<f32>;
+        let images = if let [one] = &mut *batch {
+            &mut one.image
         } else {
             joined = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
-            joined.as_slice()
+            &mut joined
         };
-        let cancel = one_study.then(|| Arc::clone(&first.cancel));
-        let run = self.session(&key)?.run(images, cancel.as_deref())?;
+        let took = self.session(&key)?.run(images, cancel.as_deref())?;
+        let probabilities = std::mem::take(images);
         (self.observer)(Happening::Batch {
             device: self.device(),
             patches: batch.len(),
-            took: run.took,
+            took,
         });
-        Ok(run)
+        Ok(Run {
+            probabilities,
+            took,
+        })
     }
 
     /// The device in use.
@@ -492,6 +497,13 @@ fn next_batch(waiting: &mut VecDeque<Patch>, limit: usize) -> Vec<Patch> {
     }
     batch.reverse();
     batch
+}
+
+/// What a batch gave.
+struct Run {
+    /// `[n, class, k, j, i]`, i fastest.
+    probabilities: Vec<f32>,
+    took: Duration,
 }
 
 fn answer_all(mut batch: Vec<Patch>, run: Run) {

@@ -212,13 +212,10 @@ impl Ballot {
         match self {
             Self::Same { grid, sum } => {
                 let mut probability = Volume::filled(grid, 0.0);
-                if let Some(look) = looks.each.first() {
-                    probability.paste(look.start, looks.patch, &sum);
-                }
                 let share = 1.0 / looks.each.len().max(1) as f32;
-                let samples = probability.samples_mut();
-                let samples = samples.par_iter_mut().with_min_len(TOGETHER);
-                samples.for_each(|p| *p *= share);
+                if let Some(look) = looks.each.first() {
+                    probability.paste(look.start, looks.patch, &sum, |p| p * share);
+                }
                 probability
             }
             Self::Many(votes) => votes.fused(),
