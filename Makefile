@@ -11,6 +11,8 @@ CARGO_FUZZ := $(shell rustc +nightly --version >/dev/null 2>&1 && echo cargo +ni
 VENV := .venv
 PACS := $(VENV)/pacs
 TRAINING := $(VENV)/training
+# The quick ones of models/training; the others train.
+TRAINING_TESTS := $(patsubst %,tests/test_%.py,measures mottle realtissue synthesis)
 REQUIREMENTS := tests/reference/requirements.txt tests/operation/requirements.txt
 # With the tests, as `cargo test` builds them: without, crates have other features and are built a second time.
 BUILD_TESTED := cargo build --locked --workspace --bins --examples --tests
@@ -66,10 +68,11 @@ fuzz: setup          ## Feed the decoders with rubbish for FUZZ_S seconds each (
 	  $(CARGO_FUZZ) run --features service $$target fuzz/found/$$target fuzz/corpus/$$target -- \
 	    -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=3000 || exit 1; done
 
-# DICOM results through validators, toolkits and readers of other makers.
-train: setup $(TRAINING)/made ## Train a network of smoke size, from a pool to ONNX; the whole: models/training
+train: $(TRAINING)/made ## Train a network of smoke size, from a pool to ONNX; the whole: models/training
 	$(MAKE) -C models/training train PYTHON=$(CURDIR)/$(TRAINING)/bin/python
+	cd models/training && $(CURDIR)/$(TRAINING)/bin/python -m pytest -q $(TRAINING_TESTS)
 
+# DICOM results through validators, toolkits and readers of other makers.
 test-pacs: setup $(PACS)/made ## Read the DICOM results with other makers' tools, file them at other makers' archives
 	@tools/setup.sh pacs
 	$(BUILD_TESTED)
@@ -99,6 +102,7 @@ $(PACS)/made: tests/pacs/requirements.txt
 	touch $@
 
 $(TRAINING)/made: models/training/requirements.txt
+	@tools/setup.sh
 	$(PYTHON) -m venv $(TRAINING)
 	$(TRAINING)/bin/pip install --quiet --no-cache-dir --no-compile --no-deps --requirement $<
 	touch $@

@@ -45,7 +45,7 @@ def blur(x: Array, sigma: float | Array) -> Array:
 
 
 def ghosted(x: Array, rng: Rng) -> Array:
-    """With what moved while it was scanned, faintly and elsewhere."""
+    """With a faint copy of itself beside it, in the plane of the slices, as motion leaves it."""
     ghost = np.roll(x, int(rng.integers(15, 60)), axis=int(rng.integers(1, 3)))
     return x + rng.uniform(0.01, 0.05) * ghost
 

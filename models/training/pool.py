@@ -74,7 +74,7 @@ def real_painter(sources: Sources) -> Draw:
     def draw(rng: Rng) -> tuple[Array, Array]:
         visits = patients[rng.integers(len(patients))]
         return real_sample(visits[rng.integers(len(visits))], bank, pool.shape, rng,
-                           pool.real_thick, pool.real_worse)
+                           thick=pool.real_thick, worse=pool.real_worse)
 
     return draw
 

@@ -37,7 +37,7 @@ def read_patient(folder: Path, patient: str) -> list[Case]:
 
 
 def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng,
-                thick: float = 0.0, worse: float = 0.0) -> tuple[Array, Array]:
+                *, thick: float = 0.0, worse: float = 0.0) -> tuple[Array, Array]:
     """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest unknown tissue.
 
     `thick` is how often it is cut anew, in slices as clinical scans have them; `worse` how often it is
@@ -59,6 +59,7 @@ def real_sample(case: Case, bank: list[list[Piece]], shape: Shape, rng: Rng,
         image, truth, brain = _moved(image, truth, brain, shape, rng)
     if worse and rng.random() < worse:
         image = _scanned_worse(image, brain, rng)
+        truth = visible(truth, image[0])
     if thick and rng.random() < thick:
         image, truth, brain = _cut_anew(image, truth, brain, rng)
     image[:, ~brain] = OUTSIDE
@@ -152,15 +153,15 @@ def _moved(image: Array, truth: Array, brain: Array, shape: Shape,
 
 
 def _scanned_worse(image: Array, brain: Array, rng: Rng) -> Array:
-    """Each contrast by chance blurred and ghosted; T1w and T2w up to a voxel off the FLAIR, on which
-    the lesions were drawn."""
+    """Each contrast by chance blurred and ghosted; T1w and T2w up to about a voxel off the FLAIR, on
+    which the lesions were drawn."""
     worse = image.copy()
     for n, contrast in enumerate(image):
         if not contrast.any():
             continue
         whole = np.where(brain, contrast - OUTSIDE, 0)  # from 0: a ghost of nothing is nothing
         if n and rng.random() < 0.6:
-            whole = misregistered(whole, rng, most_mm=1.0)
+            whole = misregistered(whole, rng, most_mm=0.5, most_degrees=0.15)
         if rng.random() < 0.5:
             whole = blur(whole, rng.uniform(0.3, 0.8))
         if rng.random() < 0.3:

@@ -2,7 +2,8 @@
 
     python smoke.py OUT
 
-Two minutes from nothing to `OUT/model.onnx`, of no use for scans: it shows that every step works.
+Less than a minute from nothing to `OUT/model.onnx`, of no use for scans: it shows that every step
+works.
 """
 
 from __future__ import annotations

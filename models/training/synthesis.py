@@ -112,7 +112,7 @@ class Grade:
 
 
 def synthetic_sample(head: Room, bank: list[list[Piece]], shape: Shape, rng: Rng,
-                     grade: Grade | None = None, dura: float = 0.0,
+                     grade: Grade | None = None, *, dura: float = 0.0,
                      insula: float = 0.0) -> tuple[Array, Array]:
     """Image, float16 `(c, k, j, i)`, and label, uint8: bit 7 lesion, the rest the side task.
 
@@ -327,11 +327,12 @@ def _paint_flair(image: Array, scene: Scene, mean: Array, rng: Rng) -> None:
     image += scene.flow * rng.uniform(0.2, 1.6)
 
 
-def misregistered(x: Array, rng: Rng, most_mm: float = 1.5) -> Array:
-    """Up to that and 1 degree off, as registration leaves it; the last voxels come in at the rim."""
+def misregistered(x: Array, rng: Rng, most_mm: float = 1.5, most_degrees: float = 1.0) -> Array:
+    """Shifted by up to `most_mm` and turned by up to `most_degrees` about each axis, as registration
+    leaves it; at the rim the last voxels are repeated."""
     away = rng.normal(size=3)
     away *= rng.uniform(0, most_mm) / (np.linalg.norm(away) + 1e-6)
-    matrix = rotation(np.deg2rad(rng.uniform(-1, 1, 3)))
+    matrix = rotation(np.deg2rad(rng.uniform(-most_degrees, most_degrees, 3)))
     theta = np.zeros((1, 3, 4), np.float32)
     theta[0, :, :3] = matrix
     theta[0, :, 3] = 2 * away / np.array(x.shape[::-1])

@@ -53,6 +53,11 @@ pub fn normalise(
     how: Normalisation,
 ) -> Result<Scale, NoContrast> {
     let inside = brain.samples();
+    assert_eq!(
+        image.samples().len(),
+        inside.len(),
+        "a mask of another grid"
+    );
     let stretches = image.samples().par_chunks(TOGETHER);
     let stretches = stretches.zip(inside.par_chunks(TOGETHER));
     let Some([low, median, high]) = quartiles(&stretches) else {
@@ -107,10 +112,10 @@ fn is_counted(value: f32, inside: u8) -> bool {
 fn quartiles<'a>(
     stretches: &(impl ParallelIterator<Item = (&'a [f32], &'a [u8])> + Clone),
 ) -> Option<[f64; 3]> {
-    let none = || vec![0_usize; 1 << 16];
+    let no_counts = || vec![0_usize; 1 << 16];
     let counts = stretches
         .clone()
-        .fold(none, |mut counts, (values, inside)| {
+        .fold(no_counts, |mut counts, (values, inside)| {
             for (&value, &inside) in values.iter().zip(inside) {
                 if is_counted(value, inside) {
                     counts[upper_half(value)] += 1;
@@ -118,7 +123,7 @@ fn quartiles<'a>(
             }
             counts
         })
-        .reduce(none, |mut counts, others| {
+        .reduce(no_counts, |mut counts, others| {
             for (count, other) in counts.iter_mut().zip(others) {
                 *count += other;
             }

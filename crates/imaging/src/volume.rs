@@ -157,10 +157,10 @@ impl<T: Copy + Send + Sync> Volume<T> {
     }
 }
 
-/// Calls `each` with the offsets of every row that a volume and a box of `shape` voxels from `start` have in common: in
-/// the volume, and in the box.
+/// Calls `each` with the offsets of every row that a volume of the shape `whole` and a box of `shape` voxels from `start`
+/// have in common: in the volume, and in the box.
 fn rows_in_common(
-    volume: [usize; 3],
+    whole: [usize; 3],
     start: [isize; 3],
     shape: [usize; 3],
     mut each: impl FnMut(Range<usize>, Range<usize>),
@@ -169,7 +169,7 @@ fn rows_in_common(
     let [(i0, i1), (j0, j1), (k0, k1)] = [0, 1, 2].map(|axis| {
         let (start, length) = (start[axis], shape[axis]);
         let first = start.min(0).unsigned_abs().min(length);
-        let past = (volume[axis] as isize)
+        let past = (whole[axis] as isize)
             .saturating_sub(start)
             .clamp(0, length as isize) as usize;
         (first, past.max(first))
@@ -180,7 +180,7 @@ fn rows_in_common(
     let from = |at: usize, axis: usize| (at as isize + start[axis]) as usize;
     for k in k0..k1 {
         for j in j0..j1 {
-            let ours = from(i0, 0) + volume[0] * (from(j, 1) + volume[1] * from(k, 2));
+            let ours = from(i0, 0) + whole[0] * (from(j, 1) + whole[1] * from(k, 2));
             let boxed = i0 + shape[0] * (j + shape[1] * k);
             each(ours..ours + (i1 - i0), boxed..boxed + (i1 - i0));
         }

@@ -16,9 +16,9 @@ from cases import Case
 from data import PatchSource
 from evaluate import was_seen
 from lesions import Piece
-from normalise import MISSING, OUTSIDE
+from normalise import MISSING, OUTSIDE, within_brain
 from pool import fill
-from realtissue import _carve, _cut_anew, real_sample
+from realtissue import _carve, _cut_anew, _scanned_worse, real_sample
 from recipe import LESION_BIT, UNKNOWN, Recipe
 from smoke import fill_with_balls
 from train import _side_loss
@@ -81,28 +81,39 @@ def test_thick_slices_are_normalised_anew(case: Case) -> None:
 
 def test_no_sample_is_cut_anew_unasked(case: Case) -> None:
     def drawn(thick: float) -> Array:
-        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), thick)[0]
+        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), thick=thick)[0]
 
     assert np.array_equal(drawn(0.0), real_sample(case, BANK, SHAPE, np.random.default_rng(5))[0])
     assert not np.array_equal(drawn(1.0), drawn(0.0))
 
 
-def test_a_scan_that_is_made_worse_keeps_its_lesions_and_its_units(case: Case) -> None:
-    def drawn(worse: float) -> tuple[Array, Array]:
-        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), 0.0, worse)
+def test_a_scan_that_is_made_worse_has_its_flair_in_place_and_its_units(case: Case) -> None:
+    brain = case.brain
+    plain = np.stack([within_brain(np.where(brain, c - OUTSIDE, 0), brain) for c in case.image[:2]])
+    moved, unlike = [], [0, 0]
+    for seed in range(16):
+        worse = _scanned_worse(case.image, brain, np.random.default_rng(seed))
+        assert not worse[2].any()  # a contrast that is missing stays so
+        for n, contrast in enumerate(worse[:2]):
+            low, middle, high = np.percentile(contrast[brain], (25, 50, 75))
+            assert abs(middle) < 1e-3
+            assert abs((high - low) / 1.349 - 1) < 1e-3
+            unlike[n] += int(not np.allclose(contrast, plain[n], atol=1e-3))
+        near = ndimage.binary_dilation(case.truth, iterations=3)
+        centres = [np.array(ndimage.center_of_mass(np.maximum(sign * c, 3) - 3, near, 1))
+                   for sign, c in ((1, worse[0]), (-1, worse[1]))]
+        assert np.abs(centres[0] - ndimage.center_of_mass(case.truth)).max() < 0.1
+        moved.append(np.abs(centres[1] - ndimage.center_of_mass(case.truth)).max())
+    assert 0.1 < max(moved) < 1.5
+    assert min(unlike) > 5
 
-    (plain, label), (worse, still) = drawn(0.0), drawn(1.0)
-    assert np.array_equal(label, still)
-    brain = label > 0
-    assert (worse[:2, ~brain] == OUTSIDE).all()
-    assert not worse[2].any()  # a contrast that is missing stays so
-    for before, after in zip(plain[:2], worse[:2], strict=True):
-        low, middle, high = np.percentile(after[brain].astype(np.float32), (25, 50, 75))
-        assert abs(middle) < 0.01
-        assert abs((high - low) / 1.349 - 1) < 0.01
-        assert not np.array_equal(before, after)
-    lesion = (label >> LESION_BIT) > 0
-    assert worse[0][lesion].mean() > worse[0][brain & ~lesion].mean() + 1  # FLAIR stays where it is
+
+def test_nothing_is_made_worse_unasked(case: Case) -> None:
+    def drawn(**chances: float) -> Array:
+        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), **chances)[0]
+
+    assert np.array_equal(drawn(), drawn(worse=0.0))
+    assert not np.array_equal(drawn(), drawn(worse=1.0))
 
 
 def with_patient(recipe: Recipe, share: float) -> Recipe:

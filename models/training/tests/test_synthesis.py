@@ -15,7 +15,16 @@ from lesions import Piece, draw_load_ml, place_lesions, read_bank
 from normalise import OUTSIDE, whole_head, within_brain
 from randomised import CLASSES, classes_of, randomised_sample
 from recipe import LESION_BIT
-from synthesis import FAINTEST, Grade, _insula, prepare, synthetic_sample
+from synthesis import (
+    FAINTEST,
+    Grade,
+    _insula,
+    _paint,
+    _scene,
+    head_grid,
+    prepare,
+    synthetic_sample,
+)
 
 SHAPE = (64, 64, 64)
 
@@ -81,9 +90,28 @@ def test_dura_that_is_left_widens_the_brain_and_no_other_head_changes(head: Head
                                 grade, **chances)[0]
 
     plain, with_dura = drawn(), drawn(dura=1.0)
-    assert np.array_equal(plain, drawn(dura=0.0, insula=0.0))
     left = (with_dura[0] > OUTSIDE) & (plain[0] == OUTSIDE)
     assert 500 < left.sum() < 0.2 * (plain[0] > OUTSIDE).sum()
+    # A chance of nothing draws nothing; the least chance does, and all that is drawn after it differs.
+    assert not np.array_equal(plain, drawn(dura=1e-12))
+    assert not np.array_equal(plain, drawn(insula=1e-12))
+
+
+@pytest.mark.parametrize("contrast", ["flair", "t1w", "t2w"])
+def test_what_is_dura_and_insula_is_painted(head: Head, contrast: str) -> None:
+    room = prepare(head)
+    grid, _ = head_grid(room.tissue.shape, SHAPE, np.random.default_rng(1))
+    nothing = np.zeros(room.tissue.shape, bool)
+    scene = _scene(room, nothing, np.zeros(SHAPE, bool), grid, SHAPE, np.random.default_rng(2))
+    where = np.zeros(SHAPE, bool)
+    where[20:30, 20:40, 20:40] = True
+    plain = _paint(scene, contrast, np.random.default_rng(3))
+    dura = _paint(replace(scene, dura=where), contrast, np.random.default_rng(3))
+    assert np.ptp(dura[where]) < np.ptp(plain[where])  # one tissue
+    insula = _paint(replace(scene, insula=where.astype(np.float32)), contrast,
+                    np.random.default_rng(3))
+    gained = float(np.median((insula - plain)[where]))
+    assert gained < 0 if contrast == "t1w" else gained > 0
 
 
 def test_the_insula_is_the_cortex_beside_the_putamen(head: Head, rng: Rng) -> None:

@@ -44,7 +44,7 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Scan, Error> {
         // Which of two layouts they have is told from all of them.
         Datatype::Float128 => {
             let stored = wide::numbers(&voxels.all()?, header.endianness);
-            let mut samples = Vec::with_capacity(stored.len());
+            let mut samples = unpack::reserved(stored.len())?;
             let non_finite = scale(&header, &stored, |v| v, &mut samples);
             (samples, non_finite)
         }
@@ -103,7 +103,7 @@ fn scale<T: Copy>(
                 .map(|&v| (widen(v) * slope + intercept) as f32),
         );
     }
-    // Without a branch, many samples are looked at at a time.
+    // Without a branch, many samples are looked at together.
     let mut non_finite = 0_u32;
     for sample in samples.iter_mut().skip(before) {
         let is_finite = sample.is_finite();

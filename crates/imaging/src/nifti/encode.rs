@@ -298,6 +298,30 @@ mod tests {
     }
 
     #[test]
+    fn a_scan_of_many_stretches_is_one() {
+        let grid = Grid::new([70, 60, 50], DAffine3::IDENTITY).unwrap();
+        let mut volume = Volume::from_fn(grid, |[i, j, k]| (i + 100 * j + 10_000 * k) as f32);
+        let last = volume.samples().len() - 1;
+        assert!(last > 3 * crate::volume::TOGETHER);
+        volume.samples_mut()[5] = f32::NAN;
+        volume.samples_mut()[last] = f32::NEG_INFINITY;
+        for compression in [Compression::None, Compression::Gzip] {
+            let file = encode(&volume, &SpatialFields::of(&grid), compression);
+            let scan = decode(&file, Limits::CLINICAL).unwrap();
+            assert_eq!(scan.non_finite, 2);
+            let mut finite = volume.clone();
+            finite.samples_mut()[5] = 0.0;
+            finite.samples_mut()[last] = 0.0;
+            assert_eq!(scan.volume, finite);
+        }
+        let file = encode(&volume, &SpatialFields::of(&grid), Compression::None);
+        let cut = decode(&file[..file.len() - 6], Limits::CLINICAL);
+        let needed = 4 * (last + 1);
+        let found = needed - 6;
+        assert_eq!(cut, Err(Error::DataTruncated { found, needed }));
+    }
+
+    #[test]
     fn nan_and_infinity_become_zero_and_are_counted() {
         let mut volume = Volume::filled(grid(), 2.0_f32);
         volume.samples_mut()[3] = f32::NAN;

@@ -9,6 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::{Error, Header, Limits};
 use crate::nifti::Version;
+use crate::volume::TOGETHER;
 
 /// Bytes that may follow the voxels: some writers pad to a block.
 const MAX_TRAILING_BYTES: usize = 1 << 20;
@@ -89,13 +90,10 @@ impl Voxels<'_> {
         let wanted = most.min(left);
         if wanted == 0 {
             // To the end, so that the checksum is seen too.
-            let most = MAX_TRAILING_BYTES;
-            let trailing = skip(&mut self.source, most.saturating_add(1))?;
-            let is_too_much = trailing > most as u64;
-            return if is_too_much {
-                Err(Error::TrailingData { max: most })
-            } else {
-                Ok(Vec::new())
+            let max = MAX_TRAILING_BYTES;
+            return match skip(&mut self.source, max.saturating_add(1))? {
+                trailing if trailing > max as u64 => Err(Error::TrailingData { max }),
+                _ => Ok(Vec::new()),
             };
         }
         let mut bytes = vec![0; wanted];
@@ -108,11 +106,11 @@ impl Voxels<'_> {
         Ok(bytes)
     }
 
-    /// All bytes that are left.
+    /// All bytes that are left; memory is taken as they come.
     pub(super) fn all(mut self) -> Result<Vec<u8>, Error> {
         let mut data = reserved(self.needed.saturating_sub(self.found))?;
         loop {
-            let bytes = self.next(1 << 20)?;
+            let bytes = self.next(TOGETHER)?;
             if bytes.is_empty() {
                 return Ok(data);
             }

@@ -147,7 +147,7 @@ impl OpenSession {
                 let took = started.elapsed();
                 let told = probabilities(&outputs, &self.key.network, expected);
                 told.map(|told| {
-                    // Memory that the system has given already, and for which no pages need be cleared.
+                    // Where the answer is no longer than the images, the system need not clear pages for it.
                     images.clear();
                     images.extend_from_slice(told);
                     took
@@ -267,6 +267,39 @@ fn probabilities<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::{Registry, find_folder};
+
+    #[test]
+    fn an_answer_takes_the_place_of_the_images_and_an_error_leaves_them() {
+        let runtime = Runtime::load(None).unwrap();
+        let registry = Registry::open(&find_folder().unwrap()).unwrap();
+        let shipped = &registry.anatomy().unwrap().network;
+        let network = |output: &str| Network {
+            id: shipped.id.clone(),
+            onnx: shipped.onnx.clone(),
+            sha256: shipped.sha256.clone(),
+            channels: shipped.channels,
+            output: output.to_owned(),
+            classes: shipped.classes,
+        };
+        let shape = [32; 3];
+        let shown = vec![0.5; 32 * 32 * 32];
+        for (output, is_there) in [("nothing", false), (shipped.output.as_str(), true)] {
+            let key = SessionKey::of_one(&Arc::new(network(output)), shape, Precision::F32);
+            let mut session = OpenSession::open(&runtime, Device::Cpu, key, 1).unwrap();
+            let mut images = shown.clone();
+            let outcome = session.run(&mut images, None);
+            if is_there {
+                outcome.unwrap();
+                assert_eq!(images.len(), shown.len() * shipped.classes);
+                let first: f32 = images.iter().step_by(shown.len()).sum();
+                assert!((first - 1.0).abs() < 1e-3, "{first}");
+            } else {
+                assert!(matches!(outcome, Err(Error::NotProbabilities { .. })));
+                assert_eq!(images, shown);
+            }
+        }
+    }
 
     #[test]
     fn running_out_of_memory_is_told_from_other_failures() {

@@ -7,8 +7,8 @@ use dawson_imaging::tile::Tiling;
 use super::Settings;
 use crate::models::{AnatomyManifest, Manifest, Voting};
 
-/// Volumes of a contrast on its own grid that are held at once: as stored and as numbers of its type while it
-/// is decoded; then as decoded, and in the study's order.
+/// Volumes of a contrast on its own grid that are held at once: as decoded, and in the study's order. Numbers wider than
+/// the samples count by their own width, since those of 16 bytes are held as stored while they are read.
 const NATIVE_VOLUMES: f64 = 2.0;
 /// Volumes on the study's grid beside the contrasts: votes, weights, probability, the brain.
 const GRID_VOLUMES: f64 = 4.0;
