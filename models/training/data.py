@@ -80,7 +80,7 @@ class PatchSource:
         low = np.clip(centre - size // 2, 0, shape - size)
         box = tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))
         halves = np.array(image[(slice(None), *box)])  # (c, k, j, i), copied off the disk
-        patch = torch.from_numpy(halves).float().numpy()  # numpy takes ten times as long
+        patch = torch.from_numpy(halves).float().numpy()  # sooner than numpy widens them
         classes = label[box]
         if plan.flip and rng.random() < 0.5:
             patch, classes = patch[..., ::-1], classes[..., ::-1]

@@ -134,6 +134,10 @@ class Recipe:
             if edge % self.network.multiple:
                 raise RecipeError(
                     f"a patch edge of {edge} is no multiple of {self.network.multiple}")
+        for name in ("real_thick", "real_worse", "dura", "insula"):
+            share = getattr(self.pool, name)
+            if not 0 <= share <= 1:
+                raise RecipeError(f"{name} is {share:g}, a share must be 0 to 1")
         optional_names = ("fade", "mottle", "spots", "cortex", "fluid", "dark")
         for name in ("drop", "ramp", "darker", *optional_names):
             given = len(getattr(self.patches, name))

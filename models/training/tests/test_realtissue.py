@@ -79,14 +79,6 @@ def test_thick_slices_are_normalised_anew(case: Case) -> None:
     assert 2 < wider < 10  # the fluid around it, half of the time
 
 
-def test_no_sample_is_cut_anew_unasked(case: Case) -> None:
-    def drawn(thick: float) -> Array:
-        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), thick=thick)[0]
-
-    assert np.array_equal(drawn(0.0), real_sample(case, BANK, SHAPE, np.random.default_rng(5))[0])
-    assert not np.array_equal(drawn(1.0), drawn(0.0))
-
-
 def test_a_scan_that_is_made_worse_has_its_flair_in_place_and_its_units(case: Case) -> None:
     brain = case.brain
     plain = np.stack([within_brain(np.where(brain, c - OUTSIDE, 0), brain) for c in case.image[:2]])
@@ -108,12 +100,19 @@ def test_a_scan_that_is_made_worse_has_its_flair_in_place_and_its_units(case: Ca
     assert min(unlike) > 5
 
 
-def test_nothing_is_made_worse_unasked(case: Case) -> None:
-    def drawn(**chances: float) -> Array:
-        return real_sample(case, BANK, SHAPE, np.random.default_rng(5), **chances)[0]
+def test_nothing_is_cut_anew_or_made_worse_unasked(case: Case) -> None:
+    def drawn(**chances: float) -> tuple[Array, Rng]:
+        rng = np.random.default_rng(5)
+        return real_sample(case, BANK, SHAPE, rng, **chances)[0], rng
 
-    assert np.array_equal(drawn(), drawn(worse=0.0))
-    assert not np.array_equal(drawn(), drawn(worse=1.0))
+    plain, rng = drawn()
+    after = rng.random()
+    for name in ("thick", "worse"):
+        assert not np.array_equal(drawn(**{name: 1.0})[0], plain)
+        # A chance of nothing draws nothing; the least draws once, and what is drawn next differs.
+        scarcely, rng = drawn(**{name: 1e-12})
+        assert np.array_equal(scarcely, plain)
+        assert rng.random() != after
 
 
 def with_patient(recipe: Recipe, share: float) -> Recipe:

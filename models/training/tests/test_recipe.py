@@ -37,6 +37,7 @@ def test_the_recipes_have_the_sizes_that_the_code_names() -> None:
     ("size = [32, 32, 32]", "size = [32, 32]", "2 entries, must be 3"),
     ("size = [32, 32, 32]", "size = [32, 36, 32]", "36 is no multiple of 8"),
     ("drop = [0.0, 0.25, 0.25]", "drop = [0.0]", "drop has 1 entries for 3 contrasts"),
+    ("[pool]", "[pool]\ndura = 20.0", "dura is 20, a share must be 0 to 1"),
 ])
 def test_what_no_field_understands_is_refused(
     tmp_path: Path, before: str, after: str, reason: str
