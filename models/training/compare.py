@@ -3,22 +3,24 @@
     python compare.py losses recipes/compare.toml --data DATA --pool POOL --run RUN
         [--start WEIGHTS] [--out PNG]
     python compare.py sizes recipes/compare.toml --data DATA --pool POOL --run RUN
-    python compare.py votings WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V
+    python compare.py votings WEIGHTS [WEIGHTS ...] --data DATA --threshold T --min-ml V [--out PNG]
     python compare.py calibration WEIGHTS [WEIGHTS ...] --data DATA
         [--flips --temperature K --shift S] [--out PNG]
-    python compare.py fit WEIGHTS [WEIGHTS ...] --data DATA [--flips]
+    python compare.py fit WEIGHTS [WEIGHTS ...] --data DATA [--flips] [--write FILE]
 
 `losses` trains one network for each loss, from the same weights (random ones without `--start`) on the
 same batches, and judges each on the real cases, which it never saw; a run that is there already is
 judged as it is. `sizes` does so with one network for each size, all with one loss and from nothing.
 `votings` and `calibration` judge each checkpoint on the cases that its training never saw. `fit` finds
 the temperature and the shift of the logits that suit those cases best, each patient counting alike, and
-says how those of the other patients suit each.
+says how those of the other patients suit each; FILE receives them as options, which `@FILE` stands for
+in other commands.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -39,7 +41,14 @@ from evaluate import never_seen, was_seen
 from losses import Term
 from measures import Rule, agreement, average_precision, dice, without_small
 from network import COMPACT, LESION, PAPER, FCDenseNet, Sizes, gflop, n_parameters
-from predict import Asking, Exported, lesion_logits, lesion_probability, logits_of
+from predict import (
+    Asking,
+    Exported,
+    lesion_logits,
+    lesion_probability,
+    logits_of,
+    with_files_read,
+)
 from recipe import Recipe, read_recipe
 from train import Places, train
 
@@ -177,7 +186,7 @@ class Said:
         return float(-np.mean(np.where(self.truth, np.log(p), np.log(1 - p))))
 
 
-def fit(weights: list[Path], data: Path, *, flips: bool) -> None:
+def fit(weights: list[Path], data: Path, *, flips: bool) -> Asking:
     """Platt's scaling (Advances in Large Margin Classifiers, 1999) of logits on scans never seen."""
     said = _unseen(weights, data, flips=flips)
     if len(said) < 2:
@@ -193,6 +202,7 @@ def fit(weights: list[Path], data: Path, *, flips: bool) -> None:
               f"| {asking.shift:.2f} | " + " | ".join(
                   f"{measured(scans, how):.{digits}f}" for measured, digits in
                   ((_mean_surprise, 4), (_error_of, 3)) for how in (Asking(flips), asking)) + " |")
+    return asking
 
 
 def _mean_surprise(scans: list[Said], asking: Asking) -> float:
@@ -264,13 +274,27 @@ def _plot(points: dict[str, tuple[float, float]], out: Path) -> None:
     _write(out)
 
 
+def _plot_votings(points: dict[str, tuple[float, float, float]], n: int, out: Path) -> None:
+    figure, panels = plt.subplots(1, 3, figsize=(11, 4))
+    titles = ("DSC", "lesion TPR", "lesion FDR")
+    for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        for weighting in _along_axis():
+            values = [points[f"{overlap:g}, {weighting}"][column] for overlap in OVERLAPS]
+            panel.plot(OVERLAPS, values, "o-", label=weighting)
+        panel.axhline(points["one look"][column], color="grey", linestyle="--", label="one look")
+        panel.set(xlabel="overlap", title=title, xticks=OVERLAPS)
+    panels[0].legend(fontsize=8)
+    figure.suptitle(f"votes of patches of {PATCH}, mean of n = {n} scans")
+    _write(out)
+
+
 def _write(out: Path) -> None:
     plt.tight_layout()
     plt.savefig(out, dpi=70)
     plt.close()
 
 
-def votings(weights: list[Path], data: Path, rule: Rule) -> None:
+def votings(weights: list[Path], data: Path, rule: Rule, out: Path | None) -> None:
     """Overlapping patches against one look, by overlap and weighting."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for net, case in never_seen(weights, data):
@@ -283,9 +307,13 @@ def votings(weights: list[Path], data: Path, rule: Rule) -> None:
     n = len(rows["one look"])
     print(f"patches of {PATCH}; {rule}; mean of n = {n} scans\n\n"
           "| overlap, weighting | DSC | lesion TPR | lesion FDR | PR-AUC |\n" + "| --- " * 5 + "|")
+    points = {}
     for name, several in rows.items():
         dsc, _, _, lesion_tpr, lesion_fdr, _, area = np.nanmean(several, 0)
+        points[name] = (dsc, lesion_tpr, lesion_fdr)
         print(f"| {name} | {dsc:.3f} | {lesion_tpr:.2f} | {lesion_fdr:.2f} | {area:.3f} |")
+    if out:
+        _plot_votings(points, n, out)
 
 
 def voted(net: FCDenseNet | Exported, case: Case, overlap: float) -> dict[str, Array]:
@@ -344,18 +372,22 @@ def main() -> None:
     options.add_argument("--out", type=Path, help="a picture of what is printed")
     Asking.add_options(options)
     Rule.add_options(options)
+    options.add_argument("--write", type=Path,
+                         help="fit: keep temperature and shift as options in this file")
     options.add_argument("--threads", type=int, default=2)
-    given = options.parse_args()
+    given = options.parse_args(list(with_files_read(sys.argv[1:])))
     torch.set_num_threads(given.threads)
     rule = Rule.given(given)
     if given.what == "votings":
-        votings(given.sources, given.data, rule)
+        votings(given.sources, given.data, rule, given.out)
         return
     if given.what == "calibration":
         calibration(given.sources, given.data, Asking.given(given), given.out)
         return
     if given.what == "fit":
-        fit(given.sources, given.data, flips=given.flips)
+        asking = fit(given.sources, given.data, flips=given.flips)
+        if given.write:
+            given.write.write_text("\n".join(asking.as_options()))
         return
     if given.pool is None or given.run is None:
         options.error(f"{given.what} needs --pool and --run")

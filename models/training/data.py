@@ -84,6 +84,8 @@ class PatchSource:
         classes = label[box]
         if plan.flip and rng.random() < 0.5:
             patch, classes = patch[..., ::-1], classes[..., ::-1]
+        if plan.turn and rng.random() < 0.5:
+            patch, classes = patch[..., ::-1, ::-1], classes[..., ::-1, ::-1]
         return self._disturb(patch, classes, rng), np.ascontiguousarray(classes)
 
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:

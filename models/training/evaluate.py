@@ -7,7 +7,8 @@
     python evaluate.py classes WEIGHTS --pool POOL          DSC of each class on heads kept out
 
 Every command prints a table with its n. `--flips`, `--temperature` and `--shift` say how the lesion
-network is asked (`predict.Asking`); thresholds are for what it says then. The network is the averaged
+network is asked (`predict.Asking`); thresholds are for what it says then. `tune --write FILE` keeps the
+best rule, and `@FILE` stands for the options that a file holds. The network is the averaged
 one; a real patient's figure means something only if the recipe kept that patient out of the lesion
 bank.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -41,7 +43,7 @@ from measures import (
 )
 from network import FCDenseNet
 from normalise import OUTSIDE
-from predict import Asking, Exported, lesion_probability, look_at
+from predict import Asking, Exported, lesion_probability, look_at, with_files_read
 from randomised import CLASSES
 from rawscans import brain_figures
 from recipe import LESION_BIT, Recipe
@@ -188,8 +190,8 @@ def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule, asking: Asking) -
     print(_touched([f for several in groups.values() for f in several], "touched of all"))
 
 
-def tune(net: FCDenseNet, pool: Path, asking: Asking) -> None:
-    """The rules with the best mean DSC and lesion F1, less false volume where there are no lesions."""
+def tune(net: FCDenseNet, pool: Path, asking: Asking) -> Rule:
+    """The rule with the best mean DSC and lesion F1, less false volume where there are no lesions."""
     rules = [Rule(threshold, min_ml) for threshold in THRESHOLDS for min_ml in MINIMA_ML]
     score: dict[Rule, list[float]] = defaultdict(list)
     for image, label, _ in pool_samples(pool):
@@ -203,8 +205,10 @@ def tune(net: FCDenseNet, pool: Path, asking: Asking) -> None:
             score[rule].append(figures.dsc + f1 if truth.any() else -figures.found_ml)
     n = len(next(iter(score.values())))
     print(f"{asking}, n = {n} heads")
-    for rule, values in sorted(score.items(), key=lambda item: -np.nanmean(item[1]))[:8]:
-        print(f"{rule}: DSC + lesion F1 {np.nanmean(values):.3f}")
+    best = sorted(score, key=lambda rule: -np.nanmean(score[rule]))
+    for rule in best[:8]:
+        print(f"{rule}: DSC + lesion F1 {np.nanmean(score[rule]):.3f}")
+    return best[0]
 
 
 def anatomy(net: FCDenseNet, data: Path) -> None:
@@ -240,8 +244,9 @@ def main() -> None:
     options.add_argument("--pool", type=Path)
     Rule.add_options(options)
     Asking.add_options(options)
+    options.add_argument("--write", type=Path, help="tune: keep the rule as options in this file")
     options.add_argument("--threads", type=int, default=2)
-    given = options.parse_args()
+    given = options.parse_args(list(with_files_read(sys.argv[1:])))
     torch.set_num_threads(given.threads)
     rule, asking = Rule.given(given), Asking.given(given)
     needed = "pool" if given.what in ("graded", "tune", "classes") else "data"
@@ -261,7 +266,9 @@ def main() -> None:
         case "graded":
             graded(net, given.pool, rule, asking)
         case "tune":
-            tune(net, given.pool, asking)
+            best = tune(net, given.pool, asking)
+            if given.write:
+                given.write.write_text("\n".join(best.as_options()))
         case "anatomy":
             anatomy(net, given.data)
         case "classes":

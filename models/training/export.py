@@ -32,7 +32,7 @@ from contrasts import CONTRASTS
 from measures import Rule
 from network import FCDenseNet
 from normalise import CLIP, MISSING, OUTSIDE
-from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM, ONE_LOOK, Asking
+from predict import AIR, BOX_ABOVE, CSF_WITHIN_MM, ONE_LOOK, Asking, with_files_read
 from randomised import CLASSES, SPACING_MM
 from recipe import Recipe
 
@@ -114,11 +114,11 @@ def golden_table(path: Path, recipe: Recipe) -> str:
         "tolerance = 1e-3", f"mean = {probability.mean():.6f}", "expected = [", *rows, "]"])
 
 
-def made_by_this_command(hours: float) -> str:
+def made_by_this_command(words: list[str], hours: float) -> str:
     """The line that tells how a model came to be, if the code that makes it is that of a commit."""
     if _git("status", "--porcelain", "--", "."):
         raise SystemExit("there are changes here that no commit holds: commit them first")
-    command = json.dumps(shlex.join(["python", "export.py", *sys.argv[1:]]))
+    command = json.dumps(shlex.join(["python", "export.py", *words]))
     commit = _git("rev-parse", "HEAD")
     return f'made = {{ command = {command}, commit = "{commit}", training_hours = {hours:g} }}'
 
@@ -190,9 +190,10 @@ def main() -> None:
     options.add_argument("--version", required=True, help="of the model, as in its manifest")
     Asking.add_options(options)
     options.add_argument("--hours", type=float, help="of training that went into the weights")
-    given = options.parse_args()
+    words = list(with_files_read(sys.argv[1:]))
+    given = options.parse_args(words)
     net, recipe = averaged_network(given.weights)
-    made = None if given.hours is None else made_by_this_command(given.hours)
+    made = None if given.hours is None else made_by_this_command(words, given.hours)
     write_model(net, recipe, given.out, given.version, Rule.given(given), Asking.given(given), made)
 
 

@@ -57,6 +57,10 @@ class Rule:
     def given(options: argparse.Namespace) -> Rule:
         return Rule(options.threshold, options.min_ml)
 
+    def as_options(self) -> list[str]:
+        """What `given` would have read."""
+        return [f"--threshold={self.threshold:g}", f"--min-ml={self.min_ml:g}"]
+
     def __str__(self) -> str:
         return f"threshold {self.threshold:g}, minimum {self.min_ml:g} ml"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,12 @@ def logits_of(net: FCDenseNet | Exported, image: Array, filling: Array) -> Tenso
     return logits[(slice(net.sizes.outputs), *box)]
 
 
+def with_files_read(words: list[str]) -> Iterator[str]:
+    """The words of a command, those of a file (one on each line) in the place of its `@FILE`."""
+    for word in words:
+        yield from Path(word[1:]).read_text().splitlines() if word.startswith("@") else (word,)
+
+
 @dataclass(frozen=True)
 class Asking:
     """How a lesion network is asked, and how its logits become probabilities.
@@ -83,6 +90,11 @@ class Asking:
     @staticmethod
     def given(options: argparse.Namespace) -> Asking:
         return Asking(options.flips, options.temperature, options.shift)
+
+    def as_options(self) -> list[str]:
+        """What `given` would have read."""
+        flips = ["--flips"] if self.flips else []
+        return [*flips, f"--temperature={self.temperature:.2f}", f"--shift={self.shift:.2f}"]
 
     def __str__(self) -> str:
         looks = "two looks" if self.flips else "one look"
@@ -169,7 +181,8 @@ def _look_at_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> tuple[Looked, Array
 
 
 def _brain(fine: Array, looked: Looked, scan: nib.Nifti1Image) -> Array:
-    return brain_mask(fine, scan.header.get_zooms()[:3], looked.csf_within_mm)
+    superior = next(axis for axis, toward in enumerate(nib.aff2axcodes(scan.affine)) if toward in "SI")
+    return brain_mask(fine, scan.header.get_zooms()[:3], looked.csf_within_mm, superior)
 
 
 def look_at(net: FCDenseNet, image: Array) -> Looked:
@@ -205,16 +218,18 @@ def head_box(image: Array) -> tuple[slice, ...]:
     return tuple(spans[0]) if spans else tuple(slice(0, n) for n in image.shape)
 
 
-def brain_mask(probability: Array, spacing_mm: tuple[float, ...],
-               csf_mm: float) -> Array:
-    """Tissue and ventricles, and outer CSF within `csf_mm` of them; one piece without holes."""
+def brain_mask(probability: Array, spacing_mm: tuple[float, ...], csf_mm: float,
+               superior: int) -> Array:
+    """Tissue and ventricles, and outer CSF within `csf_mm` of them; one piece, without holes in any
+    slice across the axis `superior`: the cisterns open a brain below."""
     tissue = probability[_TISSUE].sum(0)
     core = largest(tissue > 0.5)
     if not core.any():
         return core
     near = ndimage.distance_transform_edt(~core, sampling=spacing_mm) <= csf_mm
     inside = core | (near & (tissue + probability[_OUTER_CSF] > 0.5))
-    return ndimage.binary_fill_holes(largest(inside))
+    slices = np.moveaxis(largest(inside), superior, 0)
+    return np.moveaxis(np.stack([ndimage.binary_fill_holes(s) for s in slices]), 0, superior)
 
 
 def largest(mask: Array) -> Array:

@@ -94,6 +94,9 @@ class Patches:
     drop: tuple[float, ...] = (0.0,)
     """How often each contrast is missing."""
     flip: bool = True
+    """Whether every other patch is mirrored, left for right."""
+    turn: bool = False
+    """Whether every other patch is turned, as for a second look, by half a turn about the long axis."""
 
 
 @dataclass(frozen=True)

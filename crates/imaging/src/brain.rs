@@ -217,7 +217,8 @@ fn largest(volume: &Volume<f32>, inside: impl Fn(f32) -> bool + Sync) -> Volume<
 pub(crate) enum Fill {
     /// Enclosed on all sides.
     Volume,
-    /// Enclosed within a slice of the k axis: ears and throat open a head in three dimensions.
+    /// Enclosed within a slice of the k axis: in three dimensions ears and throat open a head, and the
+    /// cisterns below it a brain.
     AxialSlices,
 }
 

@@ -288,7 +288,7 @@ pub fn extracted(
     let (start, shape) = likely(probability, &field);
     let near = field.crop(start, shape).map_err(Error::Grid)?;
     let (probability, _) = resample(probability, &near, 0.0);
-    let brain = filled(&probability.map(|p| u8::from(p > 0.5)), Fill::Volume);
+    let brain = filled(&probability.map(|p| u8::from(p > 0.5)), Fill::AxialSlices);
     let (start, shape) = box_around(&brain);
     let grid = near.crop(start, shape).map_err(Error::Grid)?;
     let brain = brain.cropped(start, grid, 0);
@@ -588,6 +588,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_the_brain_encloses_in_a_slice_is_brain_though_it_is_open_below() {
+        let flair = ball(10.0);
+        // A cup: its inside is no hole of the volume.
+        let told = Volume::from_fn(*flair.grid(), |at| {
+            let DVec3 { x, y, z } = flair.grid().centre_of(at).0;
+            let away = x.hypot(y);
+            let floor = (20.0..30.0).contains(&z);
+            f32::from(u8::from(
+                away < 30.0 && (-30.0..30.0).contains(&z) && (floor || away > 10.0),
+            ))
+        });
+        let found = extracted(&flair, &told, [2.0; 3]).unwrap();
+        let voxels = voxels_of(&found.brain) as f64;
+        let solid = std::f64::consts::PI * 30.0 * 30.0 * 60.0 / 8.0;
+        assert!((voxels / solid - 1.0).abs() < 0.05, "{voxels} of {solid}");
+    }
+
     proptest! {
         #[test]
         fn a_brain_cut_near_where_it_is_likely_is_the_one_of_the_whole_field(
@@ -609,7 +627,7 @@ mod tests {
 
             let field = flair.grid().canonical();
             let (everywhere, _) = resample(&told, &field, 0.0);
-            let brain = filled(&everywhere.map(|p| u8::from(p > 0.5)), Fill::Volume);
+            let brain = filled(&everywhere.map(|p| u8::from(p > 0.5)), Fill::AxialSlices);
             prop_assume!(box_of(&brain).is_some());
             let whole = cropped(resample(&flair, &field, 0.0), &brain, Extent::Extracted).unwrap();
             prop_assert_eq!(found.grid.shape(), whole.grid.shape());

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,7 +14,15 @@ import pytest
 
 from arrays import Array, Rng, field
 from measures import Rule, agreement, average_precision, dice, without_small
-from predict import BOX_ABOVE, at_spacing, brain_mask, head_box, scalp_share
+from predict import (
+    BOX_ABOVE,
+    Asking,
+    at_spacing,
+    brain_mask,
+    head_box,
+    scalp_share,
+    with_files_read,
+)
 from randomised import CLASSES
 from rawscans import carry
 
@@ -89,15 +98,42 @@ def test_a_perfect_ranking_has_the_whole_area(rng: Rng) -> None:
     assert average_precision(1 - truth, truth, everywhere) < 0.2
 
 
+def test_options_that_were_written_are_read_back(tmp_path: Path) -> None:
+    for asking, rule in ((Asking(flips=True, temperature=1.6, shift=-1.26), Rule(0.45, 0.006)),
+                         (Asking(temperature=2.0, shift=0.5), Rule(0.9, 0.003))):
+        (tmp_path / "asking").write_text("\n".join(asking.as_options()))
+        (tmp_path / "rule").write_text("\n".join(rule.as_options()))
+        options = argparse.ArgumentParser()
+        options.add_argument("weights")
+        Asking.add_options(options)
+        Rule.add_options(options)
+        words = ["weights.pt", f"@{tmp_path / 'asking'}", f"@{tmp_path / 'rule'}"]
+        given = options.parse_args(list(with_files_read(words)))
+        assert given.weights == "weights.pt"
+        assert (Asking.given(given), Rule.given(given)) == (asking, rule)
+
+
 def test_a_brain_keeps_near_fluid_and_loses_islands() -> None:
     probability = np.zeros((len(CLASSES), 30, 30, 30), np.float32)
     probability[CLASSES.index("white matter"), 8:20, 8:20, 8:20] = 1
     probability[CLASSES.index("white matter"), 1:3, 1:3, 1:3] = 1
     probability[CLASSES.index("other csf"), 20:30, 8:20, 8:20] = 1
-    mask = brain_mask(probability, (1.0, 1.0, 1.0), 3.0)
+    mask = brain_mask(probability, (1.0, 1.0, 1.0), 3.0, superior=2)
     assert mask[8:23, 8:20, 8:20].all()
     assert not mask[23:, 8:20, 8:20].any()
     assert not mask[1:3, 1:3, 1:3].any()
+
+
+@pytest.mark.parametrize("superior", [0, 1, 2])
+def test_what_a_brain_encloses_in_a_slice_is_brain_though_it_is_open_below(superior: int) -> None:
+    told = np.zeros((20, 20, 20), np.float32)
+    told[3:17, 3:17, 3:17] = 1
+    told[8:12, 8:12, :14] = 0
+    probability = np.zeros((len(CLASSES), 20, 20, 20), np.float32)
+    probability[CLASSES.index("white matter")] = np.moveaxis(told, 2, superior)
+    mask = np.moveaxis(brain_mask(probability, (1.0, 1.0, 1.0), 2.0, superior), superior, 2)
+    assert mask[3:17, 3:17, 3:17].all()
+    assert mask.sum() == 14 ** 3
 
 
 def test_the_head_box_ends_where_the_head_ends() -> None:

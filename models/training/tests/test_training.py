@@ -28,7 +28,7 @@ from measures import Rule
 from network import FCDenseNet
 from normalise import OUTSIDE
 from predict import Asking, Exported, lesion_probability
-from recipe import LESION_BIT, Recipe, Training, read_recipe
+from recipe import LESION_BIT, Patches, Recipe, Training, read_recipe
 from smoke import RECIPE, fill_with_balls
 from train import Places, rate_at, train
 
@@ -148,6 +148,22 @@ def test_patches_keep_what_lies_outside_and_miss_contrasts_whole(smoke: Recipe, 
             alone += not image[1:].any()
     assert 2 < missing < 24  # a quarter of 48
     assert alone
+
+
+def test_every_other_patch_is_turned_by_half_a_turn_if_asked(smoke: Recipe, pool: Path) -> None:
+    nothing = (0.0,) * 3
+    untouched = Patches(smoke.patches.size, ramp=nothing, drop=nothing, darker=nothing, flip=False)
+    plain = replace(smoke, training=replace(smoke.training, batch=1), patches=untouched)
+    turning = replace(plain, patches=replace(plain.patches, turn=True))
+    turned = []
+    for step in range(12):
+        still, maybe = (PatchSource(recipe, pool).batch(step) for recipe in (plain, turning))
+        turned.append(not torch.equal(still.image, maybe.image))
+        axes = (-1, -2) if turned[-1] else ()
+        assert torch.equal(still.image.flip(axes), maybe.image)
+        assert torch.equal(still.lesion.flip(axes), maybe.lesion)
+        assert torch.equal(still.classes.flip(axes), maybe.classes)
+    assert 2 < sum(turned) < 10
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
