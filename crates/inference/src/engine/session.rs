@@ -273,7 +273,7 @@ mod tests {
         let runtime = Runtime::load(None).unwrap();
         let network = |output: &str| Network {
             id: "brain-anatomy".to_owned(),
-            onnx: include_bytes!("../../../../models/brain-anatomy/0.1.0/model.onnx").to_vec(),
+            onnx: include_bytes!("../../../../models/brain-anatomy/0.2.0/model.onnx").to_vec(),
             sha256: String::new(),
             channels: 1,
             output: output.to_owned(),

@@ -166,7 +166,7 @@ mod tests {
         ))
         .unwrap();
         let parts = AnatomyManifest::parse(include_str!(
-            "../../../../models/brain-anatomy/0.1.0/model.toml"
+            "../../../../models/brain-anatomy/0.2.0/model.toml"
         ))
         .unwrap();
         let settings = Settings::resolve(asked, &manifest).unwrap();
