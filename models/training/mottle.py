@@ -48,7 +48,7 @@ def mottle(label: Array, texture: tuple[float, ...], spots: tuple[float, ...], r
         return gained
     if any(texture):
         shared = _texture(shape, rng)
-        for n, most in enumerate(texture):
+        for n, most in _painted(texture):
             common = rng.uniform(0.3, 0.95)
             own = _texture(shape, rng)
             gained[n] += rng.uniform(0.1, 1) * most * (
@@ -56,7 +56,7 @@ def mottle(label: Array, texture: tuple[float, ...], spots: tuple[float, ...], r
     if any(spots) and rng.random() < 0.75:
         lesion = blur((label >> LESION_BIT).astype(np.float32), 1.5)
         where = _spots(shape, rng) * np.clip(1 - 4 * lesion, 0, 1)
-        for n, most in enumerate(spots):
+        for n, most in _painted(spots):
             gained[n] += rng.uniform(0, 1) * most * where
     return gained * tissue
 
@@ -75,12 +75,12 @@ def uneven(label: Array, cortex: tuple[float, ...], fluid: tuple[float, ...], da
             continue
         cells = round(max(shape) / rng.uniform(4, 20))
         where = blur(where, 0.5) * clear * np.clip(0.6 + 0.5 * field(rng, shape, cells), 0, 1)
-        for n, most in enumerate(brightest):
+        for n, most in _painted(brightest):
             gained[n] += rng.uniform(0, 1) * most * where
     outer = np.isin(classes, (_BACKGROUND, _CORTEX, _FLUID)).astype(np.float32)
     if any(dark) and outer.any():
         where = blur(outer, 0.5) * clear * _spots(shape, rng)
-        for n, most in enumerate(dark):
+        for n, most in _painted(dark):
             gained[n] -= rng.uniform(0, 1) * most * where
     return gained
 
@@ -100,6 +100,11 @@ def faded(patch: Array, label: Array, chances: tuple[float, ...], rng: Rng) -> A
         beyond = np.maximum(_SIGNS[n] * (patch[n] - level), 0)
         changed[n] -= _SIGNS[n] * share * lesion * beyond
     return changed
+
+
+def _painted(most: tuple[float, ...]) -> list[tuple[int, float]]:
+    """The contrasts into which something is painted, and the most of it."""
+    return [(n, value) for n, value in enumerate(most) if value]
 
 
 def _texture(shape: Shape, rng: Rng) -> Array:

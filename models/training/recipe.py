@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import types
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -97,6 +98,14 @@ class Patches:
     """Whether every other patch is mirrored, left for right."""
     turn: bool = False
     """Whether every other patch is turned, as for a second look, by half a turn about the long axis."""
+
+    def painting(self, shown: Sequence[int]) -> Patches:
+        """The same, with nothing painted into any other contrast."""
+        def of(most: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(value if n in shown else 0.0 for n, value in enumerate(most))
+
+        return replace(self, fade=of(self.fade), mottle=of(self.mottle), spots=of(self.spots),
+                       cortex=of(self.cortex), fluid=of(self.fluid), dark=of(self.dark))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def train(recipe: Recipe, places: Places) -> FCDenseNet:
 
     stop = _stop_when_asked()
     seen: list[float] = []
-    began, saved_at = time.monotonic(), time.monotonic()
+    began, saved_at, busy_before = time.monotonic(), time.monotonic(), time.process_time()
     for parts in source.batches(step):
         wait_while_paused(places.pause_file)
         net.train()
@@ -86,7 +86,8 @@ def train(recipe: Recipe, places: Places) -> FCDenseNet:
         if step % REPORT_STEPS == 0:
             recent = seen[-REPORT_STEPS * len(parts):]
             _log(places.run, step=step, loss=sum(recent) / len(recent), rate=rate_at(plan, step),
-                 minutes=(time.monotonic() - began) / 60)
+                 minutes=(time.monotonic() - began) / 60,
+                 sampling=source.busy_s / (time.process_time() - busy_before))
         if step == plan.steps or stop.is_set() or time.monotonic() - saved_at > plan.checkpoint_s:
             saved_at = time.monotonic()
             score = {} if stop.is_set() else _judged(average, recipe, places)

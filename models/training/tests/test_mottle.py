@@ -72,6 +72,16 @@ def test_a_share_of_painted_patches_stays_as_painted_and_real_ones_do_not() -> N
     assert head.any()
 
 
+def test_only_the_contrasts_that_are_shown_are_painted() -> None:
+    label = full_of(CORTEX)
+    label[8:24, 8:24, 8:24] = WHITE | 1 << LESION_BIT
+    image = np.where(label >> LESION_BIT, 2.0, 0.5)[None].repeat(3, 0).astype(np.float32)
+    plan = replace(PLAN, fade=(1.0, 1.0, 1.0)).painting([0, 2])
+    changed = [(as_real(image, label, plan, np.random.default_rng(seed)) != image).any((1, 2, 3))
+               for seed in range(10)]
+    assert np.any(changed, 0).tolist() == [True, False, True]
+
+
 def test_a_seed_makes_one_texture() -> None:
     one, same, other = (gained(full_of(WHITE), seed=seed) for seed in (1, 1, 2))
     assert (one == same).all()

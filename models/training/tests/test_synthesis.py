@@ -8,8 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from arrays import Array, Rng, _between, field
+from arrays import Array, Rng, _between, blur, field
 from heads import CLASS, PARENCHYMA, Head, read_ras
 from lesions import Piece, draw_load_ml, place_lesions, read_bank
 from normalise import OUTSIDE, whole_head, within_brain
@@ -135,6 +136,14 @@ def test_fields_lie_straight_between_their_bumps() -> None:
     # Two bumps along each axis: what is between them is the mean of both.
     even = field(np.random.default_rng(2), (3, 3, 3), 1)
     assert np.allclose(even[1], (even[0] + even[2]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.5, np.array([0.0, 1.5, 4.0])])
+def test_a_blur_is_that_of_scipy(sigma: float | Array) -> None:
+    samples = np.random.default_rng(3).normal(size=(9, 12, 16)).astype(np.float32)
+    blurred = blur(samples, sigma)
+    assert blurred.dtype == np.float32
+    assert np.allclose(blurred, ndimage.gaussian_filter(samples, sigma, truncate=3.0), atol=1e-5)
 
 
 def test_a_head_without_lesions_has_none(head: Head) -> None:

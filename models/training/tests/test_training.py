@@ -116,6 +116,7 @@ def test_the_loss_falls_and_the_curve_is_written(
     net = train(longer, Places(pool, tmp_path, judge=pool))
     rows = [json.loads(row) for row in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] < 1.5 + 0.2 * np.log(6)  # what an untrained network has
+    assert 0 < rows[0]["sampling"] < 1
     assert rows[-1]["dsc"] == judge_pool(net, longer, pool)["dsc"]
 
 
