@@ -44,6 +44,7 @@ from network import COMPACT, LESION, PAPER, FCDenseNet, Sizes, gflop, n_paramete
 from predict import (
     Asking,
     Exported,
+    keep_options,
     lesion_logits,
     lesion_probability,
     logits_of,
@@ -378,6 +379,8 @@ def main() -> None:
     given = options.parse_args(list(with_files_read(sys.argv[1:])))
     torch.set_num_threads(given.threads)
     rule = Rule.given(given)
+    if given.write and given.what != "fit":
+        options.error("--write keeps what fit finds")
     if given.what == "votings":
         votings(given.sources, given.data, rule, given.out)
         return
@@ -387,7 +390,7 @@ def main() -> None:
     if given.what == "fit":
         asking = fit(given.sources, given.data, flips=given.flips)
         if given.write:
-            given.write.write_text("\n".join(asking.as_options()))
+            keep_options(asking.as_options(), given.write)
         return
     if given.pool is None or given.run is None:
         options.error(f"{given.what} needs --pool and --run")

@@ -47,7 +47,7 @@ class PatchSource:
             raise ValueError(f"the recipe trains on {recipe.pool.real}: their pool is missing")
         self.recipe, self.pool, self.real_pool = recipe, pool, real_pool
         self.busy_s = 0.0
-        """Seconds of a core that `batches` spent so far."""
+        """Processor time that the thread of `batches` took so far, seconds."""
         self._open: OrderedDict[Path, tuple[Array, Array, Array, Array]] = OrderedDict()
 
     def batch(self, step: int, part: int = 0) -> Batch:
@@ -95,7 +95,7 @@ class PatchSource:
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
         """The patch as a scan might show it; nothing is spent on contrasts that are missing."""
         plan = self.recipe.patches
-        missing = rng.random(len(patch)) < np.resize(plan.drop, len(patch))
+        missing = rng.random(len(patch)) < np.array(plan.drop)
         shown = np.flatnonzero(~missing)
         contrasts = (len(shown), 1, 1, 1)
         outside = patch[shown]
@@ -106,7 +106,7 @@ class PatchSource:
         if any(plan.darker):
             soft = blur((classes >> LESION_BIT).astype(np.float32), 0.7)
             seen -= rng.random(contrasts, np.float32) * _column(plan.darker)[shown] * soft
-        seen += _ramps(np.resize(plan.ramp, len(patch))[shown], seen.shape[1:], rng)
+        seen += _ramps(np.array(plan.ramp)[shown], seen.shape[1:], rng)
         noise = rng.standard_normal(seen.shape, np.float32)
         noise *= np.float32(rng.uniform(0, plan.noise))
         seen += noise

@@ -43,7 +43,14 @@ from measures import (
 )
 from network import FCDenseNet
 from normalise import OUTSIDE
-from predict import Asking, Exported, lesion_probability, look_at, with_files_read
+from predict import (
+    Asking,
+    Exported,
+    keep_options,
+    lesion_probability,
+    look_at,
+    with_files_read,
+)
 from randomised import CLASSES
 from rawscans import brain_figures
 from recipe import LESION_BIT, Recipe
@@ -249,6 +256,8 @@ def main() -> None:
     given = options.parse_args(list(with_files_read(sys.argv[1:])))
     torch.set_num_threads(given.threads)
     rule, asking = Rule.given(given), Asking.given(given)
+    if given.write and given.what != "tune":
+        options.error("--write keeps what tune finds")
     needed = "pool" if given.what in ("graded", "tune", "classes") else "data"
     if getattr(given, needed) is None:
         options.error(f"{given.what} needs --{needed}")
@@ -268,7 +277,7 @@ def main() -> None:
         case "tune":
             best = tune(net, given.pool, asking)
             if given.write:
-                given.write.write_text("\n".join(best.as_options()))
+                keep_options(best.as_options(), given.write)
         case "anatomy":
             anatomy(net, given.data)
         case "classes":

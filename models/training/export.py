@@ -3,11 +3,12 @@
     python export.py RUN/weights.pt OUT --version 0.4.0 [--threshold T --min-ml V]
         [--flips --temperature K --shift S] [--hours H]
 
-OUT receives `model.onnx` (opset 17, batch and every axis free) and `model.toml` (all that a service
-must know, with a golden patch). Temperature and shift are part of the graph, and the threshold is for
-what it says then. With the hours of training behind the weights, `model.toml` tells this command and
-the commit that it was run in. BatchNorm is folded into the convolution before it where there is one;
-in a dense layer it comes first, so there it stays one scale and shift per map.
+`@FILE` stands for options that a file keeps. OUT receives `model.onnx` (opset 17, batch and every axis
+free) and `model.toml` (all that a service must know, with a golden patch). Temperature and shift are
+part of the graph, and the threshold is for what it says then. With the hours of training behind the
+weights, `model.toml` tells this command and the commit that it was run in. BatchNorm is folded into the
+convolution before it where there is one; in a dense layer it comes first, so there it stays one scale
+and shift per map.
 """
 
 from __future__ import annotations

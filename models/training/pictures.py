@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from evaluate import never_seen, pool_samples
 from measures import Rule
 from mottle import as_real
 from normalise import OUTSIDE
-from predict import Asking, anatomy_of, lesion_probability
+from predict import Asking, anatomy_of, lesion_probability, with_files_read
 from randomised import CLASSES
 from recipe import LESION_BIT, Recipe, read_recipe
 
@@ -154,7 +155,7 @@ def main() -> None:
     Rule.add_options(options)
     Asking.add_options(options)
     options.add_argument("--out", type=Path, required=True)
-    given = options.parse_args()
+    given = options.parse_args(list(with_files_read(sys.argv[1:])))
     torch.set_num_threads(1)
     source, *more = given.source
     if more and given.what != "found":

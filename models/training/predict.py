@@ -64,12 +64,6 @@ def logits_of(net: FCDenseNet | Exported, image: Array, filling: Array) -> Tenso
     return logits[(slice(net.sizes.outputs), *box)]
 
 
-def with_files_read(words: list[str]) -> Iterator[str]:
-    """The words of a command, those of a file (one on each line) in the place of its `@FILE`."""
-    for word in words:
-        yield from Path(word[1:]).read_text().splitlines() if word.startswith("@") else (word,)
-
-
 @dataclass(frozen=True)
 class Asking:
     """How a lesion network is asked, and how its logits become probabilities.
@@ -92,7 +86,7 @@ class Asking:
         return Asking(options.flips, options.temperature, options.shift)
 
     def as_options(self) -> list[str]:
-        """What `given` would have read."""
+        """What `given` reads, to two decimals."""
         flips = ["--flips"] if self.flips else []
         return [*flips, f"--temperature={self.temperature:.2f}", f"--shift={self.shift:.2f}"]
 
@@ -107,6 +101,23 @@ class Asking:
 
 
 ONE_LOOK = Asking()
+
+
+def keep_options(options: list[str], path: Path) -> None:
+    """Writes options into a file, one on each line, for `@FILE` to stand for them."""
+    path.write_text("\n".join(options) + "\n")
+
+
+def with_files_read(words: list[str]) -> Iterator[str]:
+    """The words of a command, those that a file keeps in the place of its `@FILE`."""
+    for word in words:
+        if not word.startswith("@"):
+            yield word
+            continue
+        try:
+            yield from Path(word[1:]).read_text().split()
+        except OSError as failure:
+            raise SystemExit(f"{word}: {failure.strerror}") from failure
 
 
 def lesion_probability(net: FCDenseNet | Exported, image: Array, brain: Array,

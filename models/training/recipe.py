@@ -54,6 +54,10 @@ class Pool:
     """Share of the painted heads whose insula is as bright as cortex gets."""
 
 
+PAINTED = ("fade", "mottle", "spots", "cortex", "fluid", "dark")
+"""What `Patches` lets be painted, contrast by contrast; empty where nothing is."""
+
+
 @dataclass(frozen=True)
 class Patches:
     """What is cut from a sample, and how it is changed at every draw."""
@@ -101,11 +105,10 @@ class Patches:
 
     def painting(self, shown: Sequence[int]) -> Patches:
         """The same, with nothing painted into any other contrast."""
-        def of(most: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(value if n in shown else 0.0 for n, value in enumerate(most))
-
-        return replace(self, fade=of(self.fade), mottle=of(self.mottle), spots=of(self.spots),
-                       cortex=of(self.cortex), fluid=of(self.fluid), dark=of(self.dark))
+        most: dict[str, Any] = {
+            name: tuple(value if n in shown else 0.0 for n, value in enumerate(getattr(self, name)))
+            for name in PAINTED}
+        return replace(self, **most)
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,9 @@ class Recipe:
             share = getattr(self.pool, name)
             if not 0 <= share <= 1:
                 raise RecipeError(f"{name} is {share:g}, a share must be 0 to 1")
-        optional_names = ("fade", "mottle", "spots", "cortex", "fluid", "dark")
-        for name in ("drop", "ramp", "darker", *optional_names):
+        for name in ("drop", "ramp", "darker", *PAINTED):
             given = len(getattr(self.patches, name))
-            optional = name in optional_names
+            optional = name in PAINTED
             if given != self.network.inputs and not (optional and given == 0):
                 raise RecipeError(f"{name} has {given} entries for {self.network.inputs} contrasts")
 

@@ -12,6 +12,7 @@ input multiplied by each gain; with `--unit blocks`, median and quartiles are th
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from contrasts import CONTRASTS
 from evaluate import TRUTH_MIN_ML, was_seen
 from measures import Rule, agreement, without_small
 from normalise import CLIP, MISSING, OUTSIDE, within_brain
-from predict import lesion_probability
+from predict import lesion_probability, with_files_read
 
 BLOCK = 3
 """Voxels of a block's edge."""
@@ -103,7 +104,7 @@ def main() -> None:
     options.add_argument("--gains", type=float, nargs="+", default=[1.0, 0.75])
     options.add_argument("--unit", choices=("voxels", "blocks"), default="voxels")
     Rule.add_options(options)
-    given = options.parse_args()
+    given = options.parse_args(list(with_files_read(sys.argv[1:])))
     rule = Rule.given(given)
     if given.slices_mm % 2 == 0:
         options.error("--slices-mm must be odd: a slice has a middle one")

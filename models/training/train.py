@@ -6,7 +6,8 @@
 Every checkpoint is judged on the samples of `--judge` and on the patients of `--judge-data` that the
 recipe leaves out. RUN receives `weights.pt` (recipe, weights and their average: what is kept),
 `state.pt` (with the optimiser's moments: what resuming needs) and `history.jsonl` (a line per 50 steps
-and checkpoint).
+and checkpoint). `sampling` is the share of the processor time of those steps that patches took; it is
+true where each is drawn by one thread (OPENBLAS_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def train(recipe: Recipe, places: Places) -> FCDenseNet:
 
     stop = _stop_when_asked()
     seen: list[float] = []
-    began, saved_at, busy_before = time.monotonic(), time.monotonic(), time.process_time()
+    began, saved_at = time.monotonic(), time.monotonic()
+    spent_s, sampled_s = time.process_time(), 0.0
     for parts in source.batches(step):
         wait_while_paused(places.pause_file)
         net.train()
@@ -87,12 +89,14 @@ def train(recipe: Recipe, places: Places) -> FCDenseNet:
             recent = seen[-REPORT_STEPS * len(parts):]
             _log(places.run, step=step, loss=sum(recent) / len(recent), rate=rate_at(plan, step),
                  minutes=(time.monotonic() - began) / 60,
-                 sampling=source.busy_s / (time.process_time() - busy_before))
+                 sampling=(source.busy_s - sampled_s) / (time.process_time() - spent_s))
+            spent_s, sampled_s = time.process_time(), source.busy_s
         if step == plan.steps or stop.is_set() or time.monotonic() - saved_at > plan.checkpoint_s:
-            saved_at = time.monotonic()
+            saved_at, training_s = time.monotonic(), time.process_time()
             score = {} if stop.is_set() else _judged(average, recipe, places)
             _save(places.run, recipe, step, score, net, average, optimiser)
             _log(places.run, step=step, **score)
+            spent_s += time.process_time() - training_s
         if stop.is_set():
             break
     return average.eval()

@@ -77,11 +77,11 @@ def test_what_is_no_head_is_refused(make, tmp_path):
 
 
 @needs_scans
-@pytest.mark.parametrize("patient, study", [("long01", 1), ("long01", 2), ("long20", 2)])
-def test_the_brain_of_a_raw_scan_is_found(patient, study, tmp_path):
-    # 0.951 to 0.955 are reached; the aim is 0.96.
+@pytest.mark.parametrize("patient, study, least", [("long01", 1, 0.956), ("long01", 2, 0.953), ("long20", 2, 0.955)])
+def test_the_brain_of_a_raw_scan_is_found(patient, study, least, tmp_path):
+    # A thousandth below what is reached; the aim is 0.96.
     found, truth = raw_scans.brains(PROGRAM, SHARED, tmp_path / "out", patient, study)
-    assert raw_scans.dice(found, truth) >= 0.95
+    assert raw_scans.dice(found, truth) >= least
 
 
 @needs_scans

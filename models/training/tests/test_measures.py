@@ -20,6 +20,7 @@ from predict import (
     at_spacing,
     brain_mask,
     head_box,
+    keep_options,
     scalp_share,
     with_files_read,
 )
@@ -101,8 +102,8 @@ def test_a_perfect_ranking_has_the_whole_area(rng: Rng) -> None:
 def test_options_that_were_written_are_read_back(tmp_path: Path) -> None:
     for asking, rule in ((Asking(flips=True, temperature=1.6, shift=-1.26), Rule(0.45, 0.006)),
                          (Asking(temperature=2.0, shift=0.5), Rule(0.9, 0.003))):
-        (tmp_path / "asking").write_text("\n".join(asking.as_options()))
-        (tmp_path / "rule").write_text("\n".join(rule.as_options()))
+        keep_options(asking.as_options(), tmp_path / "asking")
+        keep_options(rule.as_options(), tmp_path / "rule")
         options = argparse.ArgumentParser()
         options.add_argument("weights")
         Asking.add_options(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from conftest import shorter
 
 from checkpoints import averaged_network, keep, load_weights, start_from
-from data import PatchSource
+from data import Batch, PatchSource
 from evaluate import judge_pool
 from export import (
     TOLERANCE,
@@ -26,7 +27,7 @@ from export import (
 )
 from measures import Rule
 from network import FCDenseNet
-from normalise import OUTSIDE
+from normalise import MISSING, OUTSIDE
 from predict import Asking, Exported, lesion_probability
 from recipe import LESION_BIT, Patches, Recipe, Training, read_recipe
 from smoke import RECIPE, fill_with_balls
@@ -116,7 +117,6 @@ def test_the_loss_falls_and_the_curve_is_written(
     net = train(longer, Places(pool, tmp_path, judge=pool))
     rows = [json.loads(row) for row in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] < 1.5 + 0.2 * np.log(6)  # what an untrained network has
-    assert 0 < rows[0]["sampling"] < 1
     assert rows[-1]["dsc"] == judge_pool(net, longer, pool)["dsc"]
 
 
@@ -149,6 +149,41 @@ def test_patches_keep_what_lies_outside_and_miss_contrasts_whole(smoke: Recipe, 
             alone += not image[1:].any()
     assert 2 < missing < 24  # a quarter of 48
     assert alone
+
+
+def test_a_contrast_has_its_own_ramp_where_another_is_missing(smoke: Recipe, pool: Path) -> None:
+    nothing = (0.0,) * 3
+    untouched = Patches(smoke.patches.size, ramp=nothing, drop=nothing, darker=nothing, flip=False)
+    only_the_last = replace(untouched, drop=(0.0, 1.0, 0.0), ramp=(0.0, 0.0, 0.5))
+    one = replace(smoke, training=replace(smoke.training, batch=1))
+    plain, ramped = (PatchSource(replace(one, patches=patches), pool).batch(0).image
+                     for patches in (untouched, only_the_last))
+    assert torch.equal(plain[:, 0], ramped[:, 0])
+    assert (ramped[:, 1] == MISSING).all()
+    outside = plain[:, 2] <= OUTSIDE
+    assert outside.any()
+    assert (ramped[:, 2][outside] == OUTSIDE).all()
+    assert not torch.equal(plain[:, 2], ramped[:, 2])
+
+
+def test_what_patches_cost_is_told(
+    smoke: Recipe, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = PatchSource.batch
+
+    def slowly(source: PatchSource, step: int, part: int = 0) -> Batch:
+        until = time.thread_time() + 0.5
+        while time.thread_time() < until:
+            pass
+        return drawn(source, step, part)
+
+    monkeypatch.setattr(PatchSource, "batch", slowly)
+    monkeypatch.setattr("train.REPORT_STEPS", 6)
+    train(shorter(smoke, 12), Places(pool, tmp_path))
+    rows = [json.loads(row) for row in (tmp_path / "history.jsonl").read_text().splitlines()]
+    shares = [row["sampling"] for row in rows if "sampling" in row]
+    assert len(shares) == 2
+    assert all(0.3 < share < 1.3 for share in shares)
 
 
 def test_every_other_patch_is_turned_by_half_a_turn_if_asked(smoke: Recipe, pool: Path) -> None:

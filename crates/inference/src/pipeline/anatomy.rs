@@ -22,11 +22,11 @@ const PLAUSIBLE_ML: std::ops::RangeInclusive<f64> = 700.0..=2200.0;
 /// Less than this is no brain to speak of, be it cut off or not, millilitres.
 const LEAST_ML: f64 = 200.0;
 
-/// A sender who stripped a scan left little beside what the network takes for the brain: that is 96 to 98 % of the
+/// A sender who stripped a scan left little beside what the network takes for the brain: that is 95 to 98 % of the
 /// supports of the real ones at hand (`models/training/README.md`).
 const LEAST_OF_SUPPORT: f64 = 0.8;
 
-/// Of what is seen of a head so much is scalp and skull: 37 to 40 % of the native FLAIRs at hand, at most 14 % of the
+/// Of what is seen of a head so much is scalp and skull: 38 to 41 % of the native FLAIRs at hand, at most 10 % of the
 /// stripped ones (`models/training/predict.py` tells them apart alike).
 const LEAST_SCALP: f64 = 0.25;
 
