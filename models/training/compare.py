@@ -275,12 +275,16 @@ def _plot(points: dict[str, tuple[float, float]], out: Path) -> None:
     _write(out)
 
 
+def _way(overlap: float, weighting: str) -> str:
+    return f"{overlap:g}, {weighting}"
+
+
 def _plot_votings(points: dict[str, tuple[float, float, float]], n: int, out: Path) -> None:
     figure, panels = plt.subplots(1, 3, figsize=(11, 4))
     titles = ("DSC", "lesion TPR", "lesion FDR")
     for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         for weighting in _along_axis():
-            values = [points[f"{overlap:g}, {weighting}"][column] for overlap in OVERLAPS]
+            values = [points[_way(overlap, weighting)][column] for overlap in OVERLAPS]
             panel.plot(OVERLAPS, values, "o-", label=weighting)
         panel.axhline(points["one look"][column], color="grey", linestyle="--", label="one look")
         panel.set(xlabel="overlap", title=title, xticks=OVERLAPS)
@@ -304,7 +308,7 @@ def votings(weights: list[Path], data: Path, rule: Rule, out: Path | None) -> No
         for overlap in OVERLAPS:
             for weighting, probability in voted(net, case, overlap).items():
                 judged = _judge(probability, case, rule)
-                rows.setdefault(f"{overlap:g}, {weighting}", []).append(judged)
+                rows.setdefault(_way(overlap, weighting), []).append(judged)
     n = len(rows["one look"])
     print(f"patches of {PATCH}; {rule}; mean of n = {n} scans\n\n"
           "| overlap, weighting | DSC | lesion TPR | lesion FDR | PR-AUC |\n" + "| --- " * 5 + "|")

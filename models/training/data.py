@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arrays import Array, Rng, Shape, blur
+from arrays import Array, Rng, Shape, blur, turned
 from mottle import as_real
 from normalise import MISSING, OUTSIDE
 from pool import label_of, paths_of
@@ -89,7 +89,7 @@ class PatchSource:
         if plan.flip and rng.random() < 0.5:
             patch, classes = patch[..., ::-1], classes[..., ::-1]
         if plan.turn and rng.random() < 0.5:
-            patch, classes = patch[..., ::-1, ::-1], classes[..., ::-1, ::-1]
+            patch, classes = turned(patch), turned(classes)
         return self._disturb(patch, classes, rng), np.ascontiguousarray(classes)
 
     def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:

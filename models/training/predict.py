@@ -17,7 +17,7 @@ from nibabel.processing import resample_from_to
 from scipy import ndimage
 from torch import Tensor, nn
 
-from arrays import Array
+from arrays import Array, turned
 from network import FCDenseNet
 from normalise import MISSING, OUTSIDE, whole_head
 from randomised import CLASSES, SPACING_MM
@@ -139,8 +139,7 @@ def lesion_logits(net: FCDenseNet | Exported, image: Array, brain: Array, *,
     filling = np.array([OUTSIDE if contrast.any() else MISSING for contrast in cut])
     logits = [logits_of(net, cut, filling)[0]]
     if flips:
-        turned = np.ascontiguousarray(cut[:, :, ::-1, ::-1])
-        logits.append(logits_of(net, turned, filling)[0].flip(1, 2))
+        logits.append(logits_of(net, np.ascontiguousarray(turned(cut)), filling)[0].flip(1, 2))
     return box, logits
 
 

@@ -11,7 +11,7 @@ def pair(tmp_path, postgres, bucket):
     """Two services, and the name of their database."""
     name = tmp_path.name.replace("-", "_").lower()[:40]
     address = postgres.database(name)
-    flags = (*TINY, "--artifacts", bucket.address, "--lease-s", "10", "--workers", "1")
+    flags = (*TINY, "--artifacts", bucket.address, "--lease-s", "3", "--workers", "1")
     env = {**bucket.env, "DAWSON_DATABASE": address}
     services = [Service(tmp_path / part, *flags, env=env) for part in ("a", "b")]
     yield services, name
