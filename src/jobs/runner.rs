@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, now_ms};
-use crate::store::{Job, JobId, State, StoredProgress};
+use crate::store::{Job, JobId, State, StoredFile, StoredProgress};
 use crate::telemetry;
 
 /// How long a worker sleeps if nobody wakes it.
@@ -227,7 +227,6 @@ impl Jobs {
     }
 
     async fn work(&self, job: Job, cancel: &Arc<Cancel>) {
-        let started = Instant::now();
         telemetry::job_started(
             job.id,
             job.attempt,
@@ -239,43 +238,74 @@ impl Jobs {
             json!({ "state": "running", "attempt": job.attempt }),
         );
 
-        let outcome = match self.compute(&job, cancel).await {
-            Ok((outcome, progress)) => self.attend(&job, outcome, progress, cancel).await,
-            Err(failed) => Some(Err(failed)),
-        };
-        match outcome {
-            Some(Ok((artifacts, report))) => {
-                self.pace
-                    .learn(job.cost.voxels, started.elapsed().as_secs_f64());
-                self.publish(&job, artifacts, report).await;
+        let (report, progress) = watch::channel(None);
+        let mut results = std::pin::pin!(self.results(&job, cancel, report));
+        let results = tokio::select! {
+            results = &mut results => results,
+            () = self.keep_lease(&job, progress) => {
+                cancel.cancel();
+                // The slot is free once the thread is; what it says no longer matters.
+                let _lost = results.await;
+                None
             }
+        };
+        match results {
+            Some(Ok((stored, report))) => self.publish(&job, &stored, &report).await,
             Some(Err(failed)) => self.give_up(&job, failed).await,
-            None => telemetry::lease_lost(job.id, job.attempt),
+            None => self.lose(&job).await,
         }
 
         self.running().remove(&(job.id, job.attempt));
         telemetry::job_left(job.id);
     }
 
-    /// Starts the thread that computes a job.
+    /// Computes a job and writes its results, which count once the row says so; `None` if the lease is lost.
+    async fn results(
+        &self,
+        job: &Job,
+        cancel: &Arc<Cancel>,
+        report: watch::Sender<Option<Progress>>,
+    ) -> Option<Result<(Vec<StoredFile>, Report), Failed>> {
+        let started = Instant::now();
+        let (artifacts, report) = match self.compute(job, cancel, report).await {
+            Ok(found) => found,
+            Err(failed) => return Some(Err(failed)),
+        };
+        self.pace
+            .learn(job.cost.voxels, started.elapsed().as_secs_f64());
+        // A result that does not count is not written at all.
+        let until = now_ms() + self.lease_ms();
+        let written = match self.store.hold(job.id, job.attempt, until, None).await {
+            Ok(true) => {
+                let files = self.files.write_results(job.id, job.attempt, artifacts);
+                files.await
+            }
+            Ok(false) => return None,
+            Err(error) => Err(error),
+        };
+        if written.is_err() {
+            self.drop_results(job.id, job.attempt).await;
+        }
+        Some(
+            written
+                .map(|stored| (stored, report))
+                .map_err(|e| unwritten(&e)),
+        )
+    }
+
+    /// Reads a job's scans and waits for the thread that computes it.
     async fn compute(
         &self,
         job: &Job,
         cancel: &Arc<Cancel>,
-    ) -> Result<
-        (
-            oneshot::Receiver<Outcome>,
-            watch::Receiver<Option<Progress>>,
-        ),
-        Failed,
-    > {
+        report: watch::Sender<Option<Progress>>,
+    ) -> Outcome {
         let networks = self.networks();
         let model = networks.registry.get(&job.model);
         let model = model.map_err(|e| ours(&Error::Model(e)))?;
         let settings = self.settings(&job.options, &model).map_err(|e| ours(&e))?;
         let input = self.read_inputs(job).await.map_err(|e| ours(&e))?;
         let (done, outcome) = oneshot::channel();
-        let (report, progress) = watch::channel(None);
         let task = Task {
             model,
             settings,
@@ -294,7 +324,9 @@ impl Jobs {
                 }
             });
         thread.map_err(|e| Failed::internal(format!("no thread: {e}")))?;
-        Ok((outcome, progress))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(Failed::internal("the study's thread ended without a word")))
     }
 
     async fn read_inputs(&self, job: &Job) -> Result<Input, Error> {
@@ -315,15 +347,9 @@ impl Jobs {
         Ok(files.into())
     }
 
-    /// Waits for the thread, keeps the lease meanwhile; `None` if the lease is lost. Either way the
-    /// thread has ended then.
-    async fn attend(
-        &self,
-        job: &Job,
-        mut outcome: oneshot::Receiver<Outcome>,
-        mut progress: watch::Receiver<Option<Progress>>,
-        cancel: &Arc<Cancel>,
-    ) -> Option<Outcome> {
+    /// Keeps the lease, from the reading of the scans to the last byte of the results, and tells how far the
+    /// job is; returns once the lease is lost.
+    async fn keep_lease(&self, job: &Job, mut progress: watch::Receiver<Option<Progress>>) {
         let mut beat = tokio::time::interval(self.config.lease / 3);
         let mut tick = tokio::time::interval(TICK);
         let mut noted = Instant::now();
@@ -332,11 +358,8 @@ impl Jobs {
         let channel = self.hub.channel(job.id);
         loop {
             let write = tokio::select! {
-                outcome = &mut outcome => return Some(outcome.unwrap_or_else(|_| {
-                    Err(Failed::internal("the study's thread ended without a word"))
-                })),
                 changed = progress.changed(), if thread_reports => {
-                    // Without a sender the thread is about to end; its outcome follows.
+                    // Without a sender the thread has ended, and what it found is written.
                     thread_reports = changed.is_ok();
                     let latest = progress.borrow_and_update().map(stored);
                     let Some(latest) = latest else { continue };
@@ -364,23 +387,25 @@ impl Jobs {
                 .await;
             match held {
                 Ok(true) => {}
-                Ok(false) => {
-                    cancel.cancel();
-                    // The slot is free once the thread is; what it says no longer matters.
-                    let _lost = outcome.await;
-                    return None;
-                }
+                Ok(false) => return,
                 // The lease may still be held: the next beat tells.
                 Err(error) => telemetry::store_failed("hold", &error),
             }
         }
     }
 
-    async fn publish(&self, job: &Job, artifacts: Vec<Artifact>, report: Report) {
+    /// Another attempt holds the job, or it has ended meanwhile: nothing of this one counts.
+    async fn lose(&self, job: &Job) {
+        telemetry::lease_lost(job.id, job.attempt);
+        self.drop_results(job.id, job.attempt).await;
+    }
+
+    async fn publish(&self, job: &Job, stored: &[StoredFile], report: &Report) {
         let (id, attempt) = (job.id, job.attempt);
-        match self.try_publish(job, artifacts).await {
-            Ok(Some(bytes)) => {
-                telemetry::job_succeeded(id, &report, bytes);
+        match self.try_publish(job, stored).await {
+            Ok(true) => {
+                let bytes = stored.iter().map(|file| file.bytes).sum();
+                telemetry::job_succeeded(id, report, bytes);
                 self.drop_inputs(id).await;
                 self.drop_results_before(id, attempt).await;
                 let channel = self.hub.channel(id);
@@ -389,10 +414,7 @@ impl Jobs {
                 }
                 self.ended(id, json!({ "state": State::Succeeded.name() }));
             }
-            Ok(None) => {
-                telemetry::lease_lost(id, attempt);
-                self.drop_results(id, attempt).await;
-            }
+            Ok(false) => self.lose(job).await,
             Err(error) => {
                 // Whether the row was written is not known if the answer was lost: then nothing is
                 // removed that it may speak of.
@@ -401,45 +423,29 @@ impl Jobs {
                 {
                     self.drop_results(id, attempt).await;
                 }
-                let failed = Failed {
-                    problem: Box::new(Problem::new(
-                        Code::StorageFailed,
-                        "the results could not be written",
-                    )),
-                    code: Code::StorageFailed,
-                    stage: None,
-                    reason: error.to_string(),
-                };
-                self.give_up(job, failed).await;
+                self.give_up(job, unwritten(&error)).await;
             }
         }
     }
 
-    /// Writes results and says so; how many bytes they are, or `None` if the lease is lost.
+    /// Says in the row that results count; false if the lease is lost.
     async fn try_publish(
         &self,
         job: &Job,
-        artifacts: Vec<Artifact>,
-    ) -> Result<Option<u64>, crate::store::Error> {
+        stored: &[StoredFile],
+    ) -> Result<bool, crate::store::Error> {
         let (id, attempt) = (job.id, job.attempt);
-        // A result that does not count is not written at all.
-        let until = now_ms() + self.lease_ms();
-        if !self.store.hold(id, attempt, until, None).await? {
-            return Ok(None);
-        }
-        let stored = self.files.write_results(id, attempt, artifacts).await?;
-        let bytes = stored.iter().map(|file| file.bytes).sum();
         let destinations = self.destinations_of(id, &job.options)?;
         let counted = self
             .store
-            .succeed(id, attempt, now_ms(), &stored, &destinations)
+            .succeed(id, attempt, now_ms(), stored, &destinations)
             .await;
         match counted {
-            Ok(counted) => Ok(counted.then_some(bytes)),
+            Ok(counted) => Ok(counted),
             // It may have been written although the answer was lost.
             Err(error) => match self.store.get(id).await {
                 Ok(Some(row)) if row.state == State::Succeeded && row.attempt == attempt => {
-                    Ok(Some(bytes))
+                    Ok(true)
                 }
                 _ => Err(error),
             },
@@ -594,6 +600,17 @@ impl Failed {
             stage: None,
             reason: reason.into(),
         }
+    }
+}
+
+/// A failure after it was computed.
+fn unwritten(error: &crate::store::Error) -> Failed {
+    let detail = "the results could not be written";
+    Failed {
+        problem: Box::new(Problem::new(Code::StorageFailed, detail)),
+        code: Code::StorageFailed,
+        stage: None,
+        reason: error.to_string(),
     }
 }
 

@@ -4,6 +4,7 @@ import mmap
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -82,14 +83,14 @@ class Bucket:
         if not program.exists():
             pytest.skip("rclone is not installed (tests/reference/requirements.txt brings it)")
         (folder / "scans").mkdir(parents=True)
-        self.folder, port = folder, free_port()
+        self.folder, self.port = folder, free_port()
         self.process = subprocess.Popen(
-            [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "dawson,not-so-secret", folder],
+            [program, "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", "dawson,not-so-secret", folder],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 30)
+        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", self.port)), 30)
         self.address = "s3://scans/service"
         self.env = {"AWS_ACCESS_KEY_ID": "dawson", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_REGION": "x",
-                    "AWS_ENDPOINT": f"http://127.0.0.1:{port}", "AWS_ALLOW_HTTP": "true"}
+                    "AWS_ENDPOINT": f"http://127.0.0.1:{self.port}", "AWS_ALLOW_HTTP": "true"}
 
     def objects(self) -> list[str]:
         top = self.folder / "scans"
@@ -143,6 +144,7 @@ class Proxy:
         self.left: int | None = None
         self.broke = 0
         self.count = 0
+        self.stalls: list[tuple[re.Pattern[bytes], float]] = []
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -163,6 +165,7 @@ class Proxy:
             while piece := source.recv(65536):
                 if counted and self.breaks():
                     break
+                time.sleep(self.stall_of(piece))
                 sink.sendall(piece)
         except OSError:
             pass
@@ -171,6 +174,18 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def stall(self, begins: bytes, seconds: float) -> None:
+        """The first message that begins so is held back for a while."""
+        self.stalls.append((re.compile(begins), seconds))
+
+    def stall_of(self, piece: bytes) -> float:
+        with self.lock:
+            for n, (begins, seconds) in enumerate(self.stalls):
+                if begins.match(piece):
+                    del self.stalls[n]
+                    return seconds
+        return 0.0
 
     def breaks(self) -> bool:
         with self.lock:

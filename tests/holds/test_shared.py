@@ -1,7 +1,7 @@
 """Two services on one database and one bucket: they share the queue, and what one leaves the other ends."""
 
 import pytest
-from support import TINY, Service, needs_program, wait_until
+from support import TINY, Proxy, Service, needs_program, wait_until
 
 pytestmark = needs_program
 
@@ -33,6 +33,21 @@ def test_each_job_is_run_once_by_whoever_is_free(pair, postgres, bucket, flair):
     assert a.call("DELETE", f"/v1/segmentations/{jobs[0]['id']}")[0] == 204
     assert b.call("GET", f"/v1/segmentations/{jobs[0]['id']}")[0] == 404
     assert not [o for o in bucket.objects() if jobs[0]["id"] in o]
+
+
+def test_a_slow_bucket_costs_no_lease(tmp_path, postgres, bucket, flair):
+    """Scans are read and results written for longer than the lease lasts and the sweeper waits."""
+    proxy = Proxy(bucket.port)
+    env = {**bucket.env, "AWS_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "DAWSON_DATABASE": postgres.database("slow")}
+    service = Service(tmp_path / "s", *TINY, "--artifacts", bucket.address, "--lease-s", "3", env=env)
+    proxy.stall(rb"GET \S*/inputs/", 7)
+    proxy.stall(rb"PUT \S*/results-1/", 7)
+    job = service.submit(flair, wait=0)["id"]
+    ended = service.job(job, wait=60)
+    assert ended["state"] == "succeeded" and not proxy.stalls, (ended, proxy.stalls)
+    assert postgres.ask("slow", "SELECT attempt, retries FROM jobs") == [["1", "0"]]
+    assert {o.split("/")[3] for o in bucket.objects()} == {"results-1"}, bucket.objects()
+    service.stop()
 
 
 def test_what_a_killed_service_ran_and_had_taken_the_other_ends(pair, postgres, bucket, flair):
