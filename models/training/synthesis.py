@@ -318,9 +318,13 @@ def _paint_flair(image: Array, scene: Scene, mean: Array, rng: Rng) -> None:
     in_grey = np.where(np.isin(scene.tissue, [CLASS["cortex"], CLASS["thalamus"]]), 0.75, 1.0)
     strength = scene.gain * scene.texture * (0.8 + 0.35 * scene.core) * in_grey
     image += peak * strength * scene.lesion
-    image += peak * (rng.uniform(0, 0.3) * scene.halo + rng.uniform(0, 0.2) * scene.haze)
-    image += rng.uniform(0, 0.75) * peak * (rng.random() < 0.75) * scene.rim
-    image += rng.uniform(0, 0.5) * peak * (rng.random() < 0.6) * scene.caps
+    # Where several of them meet the brightest is seen, and none is as bright as a lesion.
+    unlabelled = (
+        rng.uniform(0, 0.3) * scene.halo, rng.uniform(0, 0.2) * scene.haze,
+        rng.uniform(0, 0.75) * (rng.random() < 0.75) * scene.rim,
+        rng.uniform(0, 0.5) * (rng.random() < 0.6) * scene.caps,
+    )
+    image += peak * np.minimum(np.maximum.reduce(unlabelled), 0.75)
     image += rng.uniform(0, 0.14) * scene.limbic
     image[scene.septum] = np.maximum(image[scene.septum], 1 + rng.uniform(0, 0.9) * peak)
     image[scene.plexus] = rng.uniform(0.5, 1.6)

@@ -115,6 +115,27 @@ def test_what_is_dura_and_insula_is_painted(head: Head, contrast: str) -> None:
     assert gained < 0 if contrast == "t1w" else gained > 0
 
 
+def test_whatever_meets_beside_a_ventricle_is_weaker_than_a_lesion(head: Head) -> None:
+    room = prepare(head)
+    grid, _ = head_grid(room.tissue.shape, SHAPE, np.random.default_rng(1))
+    nothing = np.zeros(SHAPE, np.float32)
+    scene = _scene(room, np.zeros(room.tissue.shape, bool), nothing > 0, grid, SHAPE,
+                   np.random.default_rng(2))
+    scene = replace(scene, texture=nothing + 1, halo=nothing, haze=nothing, rim=nothing, caps=nothing)
+    white = (scene.tissue == CLASS["white"]).astype(np.float32)
+    lesion = replace(scene, lesion=white)
+    # The most of everything that is bright there and no lesion.
+    beside = replace(scene, halo=white, haze=white, rim=1.5 * white, caps=white)
+    shares = []
+    for seed in range(30):
+        plain, with_lesion, with_all = (
+            np.median(_paint(here, "flair", np.random.default_rng(seed))[white > 0])
+            for here in (scene, lesion, beside))
+        shares.append((with_all - plain) / (with_lesion - plain))
+    assert max(shares) < 0.99
+    assert np.median(shares) > 0.2
+
+
 def test_the_insula_is_the_cortex_beside_the_putamen(head: Head, rng: Rng) -> None:
     tissue = head.tissue.copy()
     k, j, i = (n // 2 for n in tissue.shape)
