@@ -47,7 +47,7 @@ from predict import (
     keep_options,
     lesion_logits,
     lesion_probability,
-    logits_of,
+    looks_at,
     with_files_read,
 )
 from recipe import Recipe, read_recipe
@@ -78,6 +78,7 @@ UNTRAINED = {"the paper's compact form": COMPACT, "the paper's": PAPER}
 """Sizes whose cost is told; two cores do not train them."""
 PATCH = 64
 OVERLAPS = (0.0, 0.5, 0.75)
+WHOLE = "whole brain"
 LEAST_TRUTH_ML = 0.003
 BINS = 10
 THRESHOLDS = np.arange(1, 20) / 20
@@ -286,7 +287,7 @@ def _plot_votings(points: dict[str, tuple[float, float, float]], n: int, out: Pa
         for weighting in _along_axis():
             values = [points[_way(overlap, weighting)][column] for overlap in OVERLAPS]
             panel.plot(OVERLAPS, values, "o-", label=weighting)
-        panel.axhline(points["one look"][column], color="grey", linestyle="--", label="one look")
+        panel.axhline(points[WHOLE][column], color="grey", linestyle="--", label=WHOLE)
         panel.set(xlabel="overlap", title=title, xticks=OVERLAPS)
     panels[0].legend(fontsize=8)
     figure.suptitle(f"votes of patches of {PATCH}, mean of n = {n} scans")
@@ -299,18 +300,18 @@ def _write(out: Path) -> None:
     plt.close()
 
 
-def votings(weights: list[Path], data: Path, rule: Rule, out: Path | None) -> None:
-    """Overlapping patches against one look, by overlap and weighting."""
+def votings(weights: list[Path], data: Path, rule: Rule, asking: Asking, out: Path | None) -> None:
+    """Overlapping patches against the whole brain at once, by overlap and weighting."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for net, case in never_seen(weights, data):
-        rows.setdefault("one look", []).append(
-            _judge(lesion_probability(net, case.image, case.brain), case, rule))
+        rows.setdefault(WHOLE, []).append(
+            _judge(lesion_probability(net, case.image, case.brain, asking), case, rule))
         for overlap in OVERLAPS:
-            for weighting, probability in voted(net, case, overlap).items():
+            for weighting, probability in voted(net, case, overlap, asking).items():
                 judged = _judge(probability, case, rule)
                 rows.setdefault(_way(overlap, weighting), []).append(judged)
-    n = len(rows["one look"])
-    print(f"patches of {PATCH}; {rule}; mean of n = {n} scans\n\n"
+    n = len(rows[WHOLE])
+    print(f"patches of {PATCH}; {asking}, {rule}; mean of n = {n} scans\n\n"
           "| overlap, weighting | DSC | lesion TPR | lesion FDR | PR-AUC |\n" + "| --- " * 5 + "|")
     points = {}
     for name, several in rows.items():
@@ -321,14 +322,16 @@ def votings(weights: list[Path], data: Path, rule: Rule, out: Path | None) -> No
         _plot_votings(points, n, out)
 
 
-def voted(net: FCDenseNet | Exported, case: Case, overlap: float) -> dict[str, Array]:
+def voted(net: FCDenseNet | Exported, case: Case, overlap: float,
+          asking: Asking) -> dict[str, Array]:
     """The probability that overlapping patches vote for, by weighting; 0 outside the brain."""
     windows = {name: _window(along) for name, along in _along_axis().items()}
     sums = {name: np.zeros(case.brain.shape) for name in windows}
     weights = {name: np.zeros(case.brain.shape) for name in windows}
     for box in _boxes(case.brain, overlap):
         cut = case.image[(slice(None), *box)]
-        probability = torch.sigmoid(logits_of(net, cut, np.zeros(len(cut))))[0].numpy()
+        looks = looks_at(net, cut, np.zeros(len(cut)), flips=asking.flips)
+        probability = asking.probability(looks).numpy()
         for name, window in windows.items():
             sums[name][box] += window * probability
             weights[name][box] += window
@@ -386,7 +389,7 @@ def main() -> None:
     if given.write and given.what != "fit":
         options.error("--write keeps what fit finds")
     if given.what == "votings":
-        votings(given.sources, given.data, rule, given.out)
+        votings(given.sources, given.data, rule, Asking.given(given), given.out)
         return
     if given.what == "calibration":
         calibration(given.sources, given.data, Asking.given(given), given.out)

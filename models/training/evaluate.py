@@ -193,6 +193,10 @@ def graded(net: FCDenseNet | Exported, pool: Path, rule: Rule, asking: Asking) -
               f"| {touched / max(whole, 1):.2f} ({whole}) "
               f"| {np.nanmean([f.lesion_fdr for f in several]):.2f} "
               f"| {np.mean([f.volume_error for f in several]):.2f} | |")
+    free = [f.found_ml for (load_ml, _), several in groups.items() if not load_ml for f in several]
+    if free:
+        print(f"\nlesion-free, n = {len(free)}: nothing found in {free.count(0)}, median "
+              f"{np.median(free):.3f} ml, most {max(free):.3f} ml")
     print("\n| lesion ml |" + _sizes())
     print(_touched([f for several in groups.values() for f in several], "touched of all"))
 

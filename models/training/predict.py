@@ -137,10 +137,16 @@ def lesion_logits(net: FCDenseNet | Exported, image: Array, brain: Array, *,
     box = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in spans)
     cut = image[(slice(None), *box)]
     filling = np.array([OUTSIDE if contrast.any() else MISSING for contrast in cut])
-    logits = [logits_of(net, cut, filling)[0]]
+    return box, looks_at(net, cut, filling, flips=flips)
+
+
+def looks_at(net: FCDenseNet | Exported, image: Array, filling: Array, *,
+             flips: bool) -> list[Tensor]:
+    """Logits `(k, j, i)` of one look at `(c, k, j, i)`, or of two."""
+    looks = [logits_of(net, image, filling)[0]]
     if flips:
-        logits.append(logits_of(net, np.ascontiguousarray(turned(cut)), filling)[0].flip(1, 2))
-    return box, logits
+        looks.append(logits_of(net, np.ascontiguousarray(turned(image)), filling)[0].flip(1, 2))
+    return looks
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import nn
 import compare
 from cases import Case
 from normalise import MISSING
-from predict import Exported, lesion_logits
+from predict import ONE_LOOK, Asking, Exported, lesion_logits
 
 
 class SaysFlair(Exported):
@@ -32,10 +32,12 @@ def case(shape: tuple[int, int, int]) -> Case:
 
 def test_patches_that_agree_vote_for_what_they_say() -> None:
     one = case((90, 120, 80))
-    for overlap in compare.OVERLAPS:
-        for probability in compare.voted(SaysFlair(), one, overlap).values():
-            wanted = np.where(one.brain, 1 / (1 + np.exp(-one.image[0])), 0)
-            assert np.allclose(probability, wanted, atol=2e-2)  # bf16 on the way
+    for asking in (ONE_LOOK, Asking(flips=True, temperature=2.0, shift=-1.0)):
+        for overlap in compare.OVERLAPS:
+            logits = one.image[0] / asking.temperature + asking.shift
+            wanted = np.where(one.brain, 1 / (1 + np.exp(-logits)), 0)
+            for probability in compare.voted(SaysFlair(), one, overlap, asking).values():
+                assert np.allclose(probability, wanted, atol=2e-2)  # bf16 on the way
 
 
 def test_the_weights_are_those_of_the_service() -> None:
