@@ -1,12 +1,17 @@
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import compare
 from cases import Case
-from normalise import MISSING
+from evaluate import graded
+from measures import Rule
+from normalise import MISSING, OUTSIDE
 from predict import ONE_LOOK, Asking, Exported, lesion_logits
 
 
@@ -38,6 +43,22 @@ def test_patches_that_agree_vote_for_what_they_say() -> None:
             wanted = np.where(one.brain, 1 / (1 + np.exp(-logits)), 0)
             for probability in compare.voted(SaysFlair(), one, overlap, asking).values():
                 assert np.allclose(probability, wanted, atol=2e-2)  # bf16 on the way
+
+
+def test_heads_without_lesions_are_told_together(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = np.zeros((32, 32, 32), np.uint8)
+    label[8:24, 8:24, 8:24] = 1
+    for n, bright_voxels in enumerate((0, 27, 8)):
+        image = np.where(label > 0, -1, OUTSIDE)[None].repeat(3, 0).astype(np.float16)
+        image[0][np.unravel_index(np.flatnonzero(label)[:bright_voxels], label.shape)] = 1
+        np.save(tmp_path / f"{n:05d}.image.npy", image)
+        np.save(tmp_path / f"{n:05d}.label.npy", label)
+    listed = {f"{n:05d}": {"load_ml": 0.0, "slices_mm": 1.0 + 2 * (n == 2)} for n in range(3)}
+    (tmp_path / "grades.json").write_text(json.dumps(listed))
+    graded(SaysFlair(), tmp_path, Rule(0.5, 0.003), ONE_LOOK)
+    told = capsys.readouterr().out
+    assert "lesion-free, n = 3: nothing found in 1, median 0.008 ml, most 0.027 ml" in told, told
 
 
 def test_the_weights_are_those_of_the_service() -> None:
