@@ -318,7 +318,7 @@ def _paint_flair(image: Array, scene: Scene, mean: Array, rng: Rng) -> None:
     in_grey = np.where(np.isin(scene.tissue, [CLASS["cortex"], CLASS["thalamus"]]), 0.75, 1.0)
     strength = scene.gain * scene.texture * (0.8 + 0.35 * scene.core) * in_grey
     image += peak * strength * scene.lesion
-    # Where several of them meet the brightest is seen, and none is as bright as a lesion.
+    # Where several of them meet the brightest is seen, three quarters of a common lesion at most.
     unlabelled = (
         rng.uniform(0, 0.3) * scene.halo, rng.uniform(0, 0.2) * scene.haze,
         rng.uniform(0, 0.75) * (rng.random() < 0.75) * scene.rim,

@@ -11,6 +11,7 @@ use dawson_inference::report::Report;
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
 use super::{Advance, Error, Jobs, Kind, Running, STUDY, end_json, now_ms};
@@ -23,6 +24,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(1);
 /// How often progress is written down at the most.
 const NOTE: Duration = Duration::from_millis(500);
+
+/// The longest that reading a job's scans may take, and writing its results.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// What a thread computed.
 type Outcome = Result<(Vec<Artifact>, Report), Failed>;
@@ -90,7 +94,7 @@ impl Jobs {
         for attempt in self.running().values() {
             attempt.cancel.cancel();
         }
-        // Each worker sees the flag after its patch and releases its job.
+        // Each worker sees the flag after its patch, or once its files are read or written, and releases its job.
         let _all_free = free.acquire_many(all).await;
     }
 
@@ -238,21 +242,23 @@ impl Jobs {
             json!({ "state": "running", "attempt": job.attempt }),
         );
 
-        let (report, progress) = watch::channel(None);
-        let mut results = std::pin::pin!(self.results(&job, cancel, report));
-        let results = tokio::select! {
-            results = &mut results => results,
+        let (told, progress) = watch::channel(None);
+        let mut ending = std::pin::pin!(self.compute_and_write(&job, cancel, told));
+        let ended = tokio::select! {
+            ended = &mut ending => ended,
             () = self.keep_lease(&job, progress) => {
                 cancel.cancel();
-                // The slot is free once the thread is; what it says no longer matters.
-                let _lost = results.await;
+                // The slot is free once the thread is, and the files are; what they hold no longer matters.
+                if let Some(Ok(_)) = ending.await {
+                    self.drop_results(job.id, job.attempt).await;
+                }
                 None
             }
         };
-        match results {
+        match ended {
             Some(Ok((stored, report))) => self.publish(&job, &stored, &report).await,
             Some(Err(failed)) => self.give_up(&job, failed).await,
-            None => self.lose(&job).await,
+            None => telemetry::lease_lost(job.id, job.attempt),
         }
 
         self.running().remove(&(job.id, job.attempt));
@@ -260,32 +266,27 @@ impl Jobs {
     }
 
     /// Computes a job and writes its results, which count once the row says so; `None` if the lease is lost.
-    async fn results(
+    async fn compute_and_write(
         &self,
         job: &Job,
         cancel: &Arc<Cancel>,
-        report: watch::Sender<Option<Progress>>,
+        told: watch::Sender<Option<Progress>>,
     ) -> Option<Result<(Vec<StoredFile>, Report), Failed>> {
         let started = Instant::now();
-        let (artifacts, report) = match self.compute(job, cancel, report).await {
+        let (artifacts, report) = match self.compute(job, cancel, told).await {
             Ok(found) => found,
             Err(failed) => return Some(Err(failed)),
         };
         self.pace
             .learn(job.cost.voxels, started.elapsed().as_secs_f64());
-        // A result that does not count is not written at all.
         let until = now_ms() + self.lease_ms();
-        let written = match self.store.hold(job.id, job.attempt, until, None).await {
-            Ok(true) => {
-                let files = self.files.write_results(job.id, job.attempt, artifacts);
-                files.await
-            }
+        match self.store.hold(job.id, job.attempt, until, None).await {
+            Ok(true) => {}
+            // A result that is known not to count is not written at all.
             Ok(false) => return None,
-            Err(error) => Err(error),
-        };
-        if written.is_err() {
-            self.drop_results(job.id, job.attempt).await;
+            Err(error) => telemetry::store_failed("hold", &error),
         }
+        let written = in_time(self.write(job, artifacts)).await;
         Some(
             written
                 .map(|stored| (stored, report))
@@ -293,18 +294,33 @@ impl Jobs {
         )
     }
 
+    /// Writes all results of an attempt, or none.
+    async fn write(
+        &self,
+        job: &Job,
+        artifacts: Vec<Artifact>,
+    ) -> Result<Vec<StoredFile>, crate::store::Error> {
+        let (id, attempt) = (job.id, job.attempt);
+        let written = self.files.write_results(id, attempt, artifacts).await;
+        if written.is_err() {
+            self.drop_results(id, attempt).await;
+        }
+        written
+    }
+
     /// Reads a job's scans and waits for the thread that computes it.
     async fn compute(
         &self,
         job: &Job,
         cancel: &Arc<Cancel>,
-        report: watch::Sender<Option<Progress>>,
+        told: watch::Sender<Option<Progress>>,
     ) -> Outcome {
         let networks = self.networks();
         let model = networks.registry.get(&job.model);
         let model = model.map_err(|e| ours(&Error::Model(e)))?;
         let settings = self.settings(&job.options, &model).map_err(|e| ours(&e))?;
-        let input = self.read_inputs(job).await.map_err(|e| ours(&e))?;
+        let input = in_time(self.read_inputs(job)).await;
+        let input = input.map_err(|e| ours(&Error::Store(e)))?;
         let (done, outcome) = oneshot::channel();
         let task = Task {
             model,
@@ -318,7 +334,7 @@ impl Jobs {
             .name(format!("study-{}", job.id))
             .spawn(move || {
                 let _in_the_job = span.enter();
-                let outcome = task.run(&networks.segmenter, &report);
+                let outcome = task.run(&networks.segmenter, &told);
                 if done.send(outcome).is_err() {
                     tracing::debug!("nobody waits for the study any more");
                 }
@@ -329,7 +345,7 @@ impl Jobs {
             .unwrap_or_else(|_| Err(Failed::internal("the study's thread ended without a word")))
     }
 
-    async fn read_inputs(&self, job: &Job) -> Result<Input, Error> {
+    async fn read_inputs(&self, job: &Job) -> Result<Input, crate::store::Error> {
         if job.inputs.iter().any(|input| input.name == STUDY) {
             let zip = self.files.read_input(job.id, STUDY).await?;
             return Ok(Input::DicomZip(zip.into()));
@@ -351,6 +367,7 @@ impl Jobs {
     /// job is; returns once the lease is lost.
     async fn keep_lease(&self, job: &Job, mut progress: watch::Receiver<Option<Progress>>) {
         let mut beat = tokio::time::interval(self.config.lease / 3);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tick = tokio::time::interval(TICK);
         let mut noted = Instant::now();
         let mut thread_reports = true;
@@ -359,7 +376,7 @@ impl Jobs {
         loop {
             let write = tokio::select! {
                 changed = progress.changed(), if thread_reports => {
-                    // Without a sender the thread has ended, and what it found is written.
+                    // Without a sender the thread has ended, and what it may have found is written.
                     thread_reports = changed.is_ok();
                     let latest = progress.borrow_and_update().map(stored);
                     let Some(latest) = latest else { continue };
@@ -394,12 +411,6 @@ impl Jobs {
         }
     }
 
-    /// Another attempt holds the job, or it has ended meanwhile: nothing of this one counts.
-    async fn lose(&self, job: &Job) {
-        telemetry::lease_lost(job.id, job.attempt);
-        self.drop_results(job.id, job.attempt).await;
-    }
-
     async fn publish(&self, job: &Job, stored: &[StoredFile], report: &Report) {
         let (id, attempt) = (job.id, job.attempt);
         match self.try_publish(job, stored).await {
@@ -414,16 +425,20 @@ impl Jobs {
                 }
                 self.ended(id, json!({ "state": State::Succeeded.name() }));
             }
-            Ok(false) => self.lose(job).await,
+            Ok(false) => {
+                telemetry::lease_lost(id, attempt);
+                self.drop_results(id, attempt).await;
+            }
             Err(error) => {
                 // Whether the row was written is not known if the answer was lost: then nothing is
                 // removed that it may speak of.
                 let unpublished = self.store.get(id).await;
+                // Nobody keeps the lease any more: first it is given up.
+                self.give_up(job, unwritten(&error)).await;
                 if unpublished.is_ok_and(|row| row.is_none_or(|row| row.state != State::Succeeded))
                 {
                     self.drop_results(id, attempt).await;
                 }
-                self.give_up(job, unwritten(&error)).await;
             }
         }
     }
@@ -603,7 +618,20 @@ impl Failed {
     }
 }
 
-/// A failure after it was computed.
+/// What a disk or a bucket does in [`LONGEST`]; what hangs has failed.
+async fn in_time<T>(
+    files: impl Future<Output = Result<T, crate::store::Error>>,
+) -> Result<T, crate::store::Error> {
+    tokio::time::timeout(LONGEST, files)
+        .await
+        .unwrap_or_else(|_| {
+            let late = format!("its files took longer than {} s", LONGEST.as_secs());
+            let late = std::io::Error::new(std::io::ErrorKind::TimedOut, late);
+            Err(crate::store::Error::File(late))
+        })
+}
+
+/// A failure once the study was computed.
 fn unwritten(error: &crate::store::Error) -> Failed {
     let detail = "the results could not be written";
     Failed {

@@ -1,12 +1,10 @@
 """What the tests of the running service need: the service, databases, buckets, faults; all of them real."""
-import ctypes
 import mmap
 import os
 import pathlib
 import pwd
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -136,8 +134,8 @@ class Faults:
 
 
 class Proxy:
-    """A way to a server that breaks after so many messages: the client's, or the server's answers to it. What an
-    answer is about has happened then, and the client does not know."""
+    """A way to a server that breaks after so many messages: the client's, or the server's answers to it (what an
+    answer is about has happened then, and the client does not know). It can also hold back a message of the client."""
 
     def __init__(self, port: int, loses: str = "messages"):
         self.target, self.loses = port, loses
@@ -209,8 +207,3 @@ def wait_until(holds, seconds: float) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.05)
-
-
-def die_with_parent() -> None:
-    """A child ends when its test does."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -37,17 +37,20 @@ def test_each_job_is_run_once_by_whoever_is_free(pair, postgres, bucket, flair):
 
 def test_a_slow_bucket_costs_no_lease(tmp_path, postgres, bucket, flair):
     """Scans are read and results written for longer than the lease lasts and the sweeper waits."""
+    name = tmp_path.name.replace("-", "_").lower()[:40]
     proxy = Proxy(bucket.port)
-    env = {**bucket.env, "AWS_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "DAWSON_DATABASE": postgres.database("slow")}
+    env = {**bucket.env, "AWS_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "DAWSON_DATABASE": postgres.database(name)}
     service = Service(tmp_path / "s", *TINY, "--artifacts", bucket.address, "--lease-s", "3", env=env)
-    proxy.stall(rb"GET \S*/inputs/", 7)
-    proxy.stall(rb"PUT \S*/results-1/", 7)
-    job = service.submit(flair, wait=0)["id"]
-    ended = service.job(job, wait=60)
-    assert ended["state"] == "succeeded" and not proxy.stalls, (ended, proxy.stalls)
-    assert postgres.ask("slow", "SELECT attempt, retries FROM jobs") == [["1", "0"]]
-    assert {o.split("/")[3] for o in bucket.objects()} == {"results-1"}, bucket.objects()
-    service.stop()
+    try:
+        proxy.stall(rb"GET \S*/inputs/", 7)
+        proxy.stall(rb"PUT \S*/results-1/", 7)
+        job = service.submit(flair, wait=0)["id"]
+        ended = service.job(job, wait=60)
+        assert ended["state"] == "succeeded" and not proxy.stalls, (ended, proxy.stalls)
+        assert postgres.ask(name, "SELECT attempt, retries FROM jobs") == [["1", "0"]]
+        assert {o.split("/")[3] for o in bucket.objects()} == {"results-1"}, bucket.objects()
+    finally:
+        service.stop()
 
 
 def test_what_a_killed_service_ran_and_had_taken_the_other_ends(pair, postgres, bucket, flair):
