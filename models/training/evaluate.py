@@ -224,10 +224,10 @@ def tune(net: FCDenseNet, pool: Path, asking: Asking) -> Rule:
 
 def anatomy(net: FCDenseNet, data: Path) -> None:
     """Brain masks of native scans and stripped FLAIRs."""
-    print("| scan | truth | brain DSC | found ml | true ml |\n" + "| --- " * 5 + "|")
+    print("| scan | truth | brain DSC | found ml | true ml | scalp |\n" + "| --- " * 6 + "|")
     for row in brain_figures(net, data):
         print(f"| {row.scan} | {row.truth} | {row.dice:.3f} | {row.found_ml:.0f} "
-              f"| {row.true_ml:.0f} |", flush=True)
+              f"| {row.true_ml:.0f} | {row.scalp:.2f} |", flush=True)
 
 
 def classes(net: FCDenseNet, recipe: Recipe, pool: Path) -> None:

@@ -151,10 +151,16 @@ def looks_at(net: FCDenseNet | Exported, image: Array, filling: Array, *,
 
 @dataclass(frozen=True)
 class Looked:
-    """What the network says about an image, `(c, k, j, i)`, and whether it had been stripped."""
+    """What the network says about an image."""
 
     probability: Array
-    stripped: bool
+    """`(c, k, j, i)`."""
+    scalp: float
+    """How much of what is brighter than air it takes for scalp."""
+
+    @property
+    def stripped(self) -> bool:
+        return self.scalp < STRIPPED_BELOW
 
     @property
     def csf_within_mm(self) -> float:
@@ -179,13 +185,14 @@ def anatomy_of(net: FCDenseNet, scan: nib.Nifti1Image) -> Anatomy:
     return Anatomy(fine.argmax(0).astype(np.uint8), _brain(fine, looked, scan))
 
 
-def brain_of_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> Array:
-    """The brain mask alone: only two sums of classes need be brought to the scan's grid."""
+def brain_of_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> tuple[Array, float]:
+    """The brain mask, for which only two sums of classes need be brought to the scan's grid, and the
+    share of scalp."""
     looked, affine = _look_at_scan(net, scan)
     fine = np.zeros((len(CLASSES), *scan.shape[:3]), np.float32)
     fine[_TISSUE[0]] = _resampled(looked.probability[_TISSUE].sum(0), affine, scan)
     fine[_OUTER_CSF] = _resampled(looked.probability[_OUTER_CSF], affine, scan)
-    return _brain(fine, looked, scan)
+    return _brain(fine, looked, scan), looked.scalp
 
 
 def _look_at_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> tuple[Looked, Array]:
@@ -193,7 +200,7 @@ def _look_at_scan(net: FCDenseNet, scan: nib.Nifti1Image) -> tuple[Looked, Array
     coarse = at_spacing(nib.as_closest_canonical(scan), SPACING_MM)
     image = whole_head(np.asarray(coarse.dataobj, np.float32).transpose(2, 1, 0))
     looked = look_at(net, image)
-    return Looked(looked.probability.transpose(0, 3, 2, 1), looked.stripped), coarse.affine
+    return Looked(looked.probability.transpose(0, 3, 2, 1), looked.scalp), coarse.affine
 
 
 def _brain(fine: Array, looked: Looked, scan: nib.Nifti1Image) -> Array:
@@ -210,15 +217,15 @@ def look_at(net: FCDenseNet, image: Array) -> Looked:
     """
     box = head_box(image)
     inside = logits_of(net, image[box][None], np.zeros(1)).softmax(0).numpy()
-    stripped = scalp_share(inside, image[box]) < STRIPPED_BELOW
-    if stripped:
+    scalp = scalp_share(inside, image[box])
+    if scalp < STRIPPED_BELOW:
         wide = np.pad(image[box], AIR)
         inside = logits_of(net, wide[None], np.zeros(1)).softmax(0).numpy()
         inside = inside[:, AIR:-AIR, AIR:-AIR, AIR:-AIR]
     probability = np.zeros((len(CLASSES), *image.shape), np.float32)
     probability[CLASSES.index("background")] = 1
     probability[(slice(None), *box)] = inside
-    return Looked(probability, stripped)
+    return Looked(probability, scalp)
 
 
 def scalp_share(probability: Array, image: Array) -> float:

@@ -30,6 +30,8 @@ class BrainFigure:
     dice: float
     found_ml: float
     true_ml: float
+    scalp: float
+    """Share of what is bright in the head; little in a stripped scan."""
 
 
 def brain_figures(net: FCDenseNet, data: Path) -> Iterator[BrainFigure]:
@@ -45,14 +47,15 @@ def brain_figures(net: FCDenseNet, data: Path) -> Iterator[BrainFigure]:
             if to_native is None:
                 continue
             scan = nib.Nifti1Image.from_filename(path)
-            found = brain_of_scan(net, scan)
+            found, scalp = brain_of_scan(net, scan)
             carried = carry(found, scan.affine, mask, to_native)
-            yield _figure(f"{patient.name} {study} {contrast}", "brain mask", carried, truth, mask)
+            name = f"{patient.name} {study} {contrast}"
+            yield _figure(name, "brain mask", carried, truth, mask, scalp)
     for case in sorted((data / "labelled").iterdir()):
         scan = nib.Nifti1Image.from_filename(case / "flair.nii.gz")
         truth = ndimage.binary_fill_holes(np.asarray(scan.dataobj) > 0)
-        found = brain_of_scan(net, scan)
-        yield _figure(f"{case.name} flair", "support", found, truth, scan)
+        found, scalp = brain_of_scan(net, scan)
+        yield _figure(f"{case.name} flair", "support", found, truth, scan, scalp)
 
 
 def read_itk(path: Path) -> Array:
@@ -87,7 +90,8 @@ def _common_to_native(patient: Path, study: str, contrast: str) -> Array | None:
     return matrix
 
 
-def _figure(scan: str, kind: str, found: Array, truth: Array, grid: nib.Nifti1Image) -> BrainFigure:
+def _figure(scan: str, kind: str, found: Array, truth: Array, grid: nib.Nifti1Image,
+            scalp: float) -> BrainFigure:
     voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
     return BrainFigure(scan, kind, dice(found, truth), float(found.sum()) * voxel_ml,
-                       float(truth.sum()) * voxel_ml)
+                       float(truth.sum()) * voxel_ml, scalp)
