@@ -6,10 +6,14 @@ from support import TINY, Proxy, Service, needs_program, wait_until
 pytestmark = needs_program
 
 
+def database_of(tmp_path) -> str:
+    return tmp_path.name.replace("-", "_").lower()[:40]
+
+
 @pytest.fixture
 def pair(tmp_path, postgres, bucket):
     """Two services, and the name of their database."""
-    name = tmp_path.name.replace("-", "_").lower()[:40]
+    name = database_of(tmp_path)
     address = postgres.database(name)
     flags = (*TINY, "--artifacts", bucket.address, "--lease-s", "3", "--workers", "1")
     env = {**bucket.env, "DAWSON_DATABASE": address}
@@ -37,7 +41,7 @@ def test_each_job_is_run_once_by_whoever_is_free(pair, postgres, bucket, flair):
 
 def test_a_slow_bucket_costs_no_lease(tmp_path, postgres, bucket, flair):
     """Scans are read and results written for longer than the lease lasts and the sweeper waits."""
-    name = tmp_path.name.replace("-", "_").lower()[:40]
+    name = database_of(tmp_path)
     proxy = Proxy(bucket.port)
     env = {**bucket.env, "AWS_ENDPOINT": f"http://127.0.0.1:{proxy.port}", "DAWSON_DATABASE": postgres.database(name)}
     service = Service(tmp_path / "s", *TINY, "--artifacts", bucket.address, "--lease-s", "3", env=env)
