@@ -70,7 +70,7 @@ pub fn head(flair: &Volume<f32>) -> Result<Volume<u8>, NothingThere> {
     check_not_constant(flair)?;
     let threshold = otsu(flair.samples());
     let head = largest(flair, |s| s > threshold);
-    Ok(filled(&head, Fill::AxialSlices))
+    Ok(filled(head, Fill::AxialSlices))
 }
 
 fn check_not_constant(flair: &Volume<f32>) -> Result<(), NothingThere> {
@@ -96,7 +96,7 @@ impl Clearly {
 
     /// The brain of a stripped scan, as [`support`] gives it.
     pub(crate) fn support_on(self, flair: &Volume<f32>) -> Option<Volume<u8>> {
-        let mask = filled(&largest(flair, |s| self.holds(s)), Fill::Volume);
+        let mask = filled(largest(flair, |s| self.holds(s)), Fill::Volume);
         let ml = voxels_of(&mask) as f64 * flair.grid().voxel_ml();
         (ml <= LARGEST_BRAIN_ML && share_on_faces(&mask) <= MOST_ON_FACES).then_some(mask)
     }
@@ -223,17 +223,16 @@ pub(crate) enum Fill {
 }
 
 /// Fills what the mask encloses: background that no path across faces joins to the border.
-pub(crate) fn filled(mask: &Volume<u8>, fill: Fill) -> Volume<u8> {
+pub(crate) fn filled(mut mask: Volume<u8>, fill: Fill) -> Volume<u8> {
     let [ni, nj, nk] = mask.grid().shape();
     let thickness = match fill {
         Fill::Volume => nk,
         Fill::AxialSlices => 1,
     };
-    let mut out = mask.clone();
-    out.samples_mut()
+    mask.samples_mut()
         .par_chunks_mut(ni * nj * thickness)
         .for_each(|slab| fill_slab(slab, [ni, nj, thickness]));
-    out
+    mask
 }
 
 fn fill_slab(slab: &mut [u8], [ni, nj, nk]: [usize; 3]) {

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::volume::filled;
+
 /// Which voxels are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connectivity {
@@ -47,7 +49,7 @@ impl Components {
     /// If `n` is less than the number of voxels that were labelled.
     #[must_use]
     pub fn labels(&self, n: usize) -> Vec<u32> {
-        let mut labels = vec![0; n];
+        let mut labels = filled(n, 0);
         for run in &self.runs {
             labels[run.voxels.clone()].fill(run.component as u32 + 1);
         }

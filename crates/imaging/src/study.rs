@@ -288,7 +288,7 @@ pub fn extracted(
     let (start, shape) = likely(probability, &field);
     let near = field.crop(start, shape).map_err(Error::Grid)?;
     let (probability, _) = resample(probability, &near, 0.0);
-    let brain = filled(&probability.map(|p| u8::from(p > 0.5)), Fill::AxialSlices);
+    let brain = filled(probability.map(|p| u8::from(p > 0.5)), Fill::AxialSlices);
     let (start, shape) = box_around(&brain);
     let grid = near.crop(start, shape).map_err(Error::Grid)?;
     let brain = brain.cropped(start, grid, 0);
@@ -627,7 +627,7 @@ mod tests {
 
             let field = flair.grid().canonical();
             let (everywhere, _) = resample(&told, &field, 0.0);
-            let brain = filled(&everywhere.map(|p| u8::from(p > 0.5)), Fill::AxialSlices);
+            let brain = filled(everywhere.map(|p| u8::from(p > 0.5)), Fill::AxialSlices);
             prop_assume!(box_of(&brain).is_some());
             let whole = cropped(resample(&flair, &field, 0.0), &brain, Extent::Extracted).unwrap();
             prop_assert_eq!(found.grid.shape(), whole.grid.shape());

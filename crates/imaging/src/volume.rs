@@ -11,6 +11,14 @@ use crate::grid::{Grid, VoxelIndex};
 /// Samples that one thread takes in one go: enough to be worth sharing out.
 pub const TOGETHER: usize = 1 << 16;
 
+/// So many times the same value, written by all threads: most of what much memory costs is that the system gives its
+/// pages one by one.
+#[must_use]
+pub fn filled<T: Copy + Send + Sync>(count: usize, value: T) -> Vec<T> {
+    let values = rayon::iter::repeat_n(value, count);
+    values.with_min_len(TOGETHER).collect()
+}
+
 /// Samples of one kind on a [`Grid`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume<T> {
@@ -45,9 +53,7 @@ impl<T: Copy + Send + Sync> Volume<T> {
     /// A volume with the same value everywhere.
     #[must_use]
     pub fn filled(grid: Grid, value: T) -> Self {
-        // Written by all threads: most of what a large volume costs is that the system gives its pages one by one.
-        let values = rayon::iter::repeat_n(value, grid.voxels());
-        let samples = values.with_min_len(TOGETHER).collect();
+        let samples = filled(grid.voxels(), value);
         Self { grid, samples }
     }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::SAME_VOXELS;
 use crate::grid::{Grid, columns};
-use crate::volume::Volume;
+use crate::volume::{Volume, filled};
 
 /// What one new voxel takes of a line of old ones.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,7 @@ impl Separable {
             return Volume::filled(*target, outside);
         }
         let shape = [of_i.1.len(), of_j.1.len(), of_k.1.len()];
-        let mut values = vec![0.0_f32; shape.iter().product()];
+        let mut values = filled(shape.iter().product(), 0.0_f32);
         // Slice by slice, so that what is between the passes stays near the processor.
         let workspace = || (vec![0.0; wide * high], vec![0.0; wide * shape[1]]);
         values

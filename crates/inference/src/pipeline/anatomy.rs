@@ -7,7 +7,7 @@ use dawson_imaging::appearance::Appearance;
 use dawson_imaging::lesions::Lesions;
 use dawson_imaging::regions::{Place, Region, TOUCH_MM};
 use dawson_imaging::study;
-use dawson_imaging::volume::Volume;
+use dawson_imaging::volume::{Volume, filled};
 
 use super::account::model_report;
 use super::infer::receive;
@@ -85,7 +85,7 @@ pub(super) fn show<'a>(
         let warning = error::warning("anatomy_not_told", None, detail);
         return Ok(Some(Err(warning)));
     }
-    let mut image = vec![0.0; shape.iter().product()];
+    let mut image = filled(shape.iter().product(), 0.0);
     view.copy_box([0; 3], shape, &mut image);
     let (answer, answers) = bounded(1);
     run.engine.submit(Patch {

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use dawson_imaging::grid::Grid;
 use dawson_imaging::study::{Extent, Study};
 use dawson_imaging::tile::{self, Tiling};
-use dawson_imaging::volume::{TOGETHER, Volume};
+use dawson_imaging::volume::{TOGETHER, Volume, filled};
 use dawson_imaging::vote::{Votes, Weighting};
 use rayon::prelude::*;
 
@@ -355,21 +355,22 @@ impl Asking<'_> {
             let mut images = self.study.images.iter();
             images.find(|placed| placed.contrast == contrast)
         };
-        let mut image = vec![0.0; ni * nj * nk * input.contrasts.len()];
+        let mut image = filled(ni * nj * nk * input.contrasts.len(), input.missing_value);
         image
             .par_chunks_exact_mut(ni * nj)
             .enumerate()
-            .for_each(|(n, plane)| match placed(input.contrasts[n / nk]) {
-                Some(placed) => {
-                    let [i, j, k] = look.start;
-                    plane.fill(outside);
-                    let start = [i, j, k + (n % nk) as isize];
-                    placed.volume.copy_box(start, [ni, nj, 1], plane);
-                    if look.turned {
-                        turn(plane);
-                    }
+            .for_each(|(n, plane)| {
+                // What is missing was filled with what stands for it.
+                let Some(placed) = placed(input.contrasts[n / nk]) else {
+                    return;
+                };
+                let [i, j, k] = look.start;
+                plane.fill(outside);
+                let start = [i, j, k + (n % nk) as isize];
+                placed.volume.copy_box(start, [ni, nj, 1], plane);
+                if look.turned {
+                    turn(plane);
                 }
-                None => plane.fill(input.missing_value),
             });
         Patch {
             network: Arc::clone(&model.network),
