@@ -45,7 +45,7 @@ unit: setup setup-test
 reference: setup $(VENV)/made
 	$(BUILD_TESTED)
 	$(TESTED)/dawson openapi | diff - openapi/openapi.json || { echo "run make openapi"; exit 1; }
-	DAWSON_BIN=$(TESTED)/dawson $(VENV)/bin/python -m pytest -q tests/reference
+	DAWSON_BIN=$(TESTED)/dawson $(VENV)/bin/python -m pytest -q -rs tests/reference
 
 # What tools are missing for is skipped, and said: promtool (Debian: prometheus), systemd, strace.
 operation: setup $(VENV)/made

@@ -1,9 +1,12 @@
 //! The same study gives the same bytes, whatever else is computed and however.
 use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
 
 use dawson_imaging::study::Contrast;
 use dawson_inference::engine::{Device, EngineConfig};
-use dawson_inference::pipeline::{Asked, Segmenter};
+use dawson_inference::models::Registry;
+use dawson_inference::pipeline::{Asked, Cancel, Segmentation, Segmenter, Settings};
 
 use super::support::{engine_config, segment, segmenter, study};
 
@@ -11,7 +14,10 @@ const CONTRASTS: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w]
 
 /// Mask, instances and probability as they would be sent.
 fn bytes(segmenter: &Segmenter) -> Vec<Vec<u8>> {
-    let found = segment(segmenter, study(&CONTRASTS), &Asked::default()).unwrap();
+    without_report(&segment(segmenter, study(&CONTRASTS), &Asked::default()).unwrap())
+}
+
+fn without_report(found: &Segmentation) -> Vec<Vec<u8>> {
     let artifacts = found.artifacts(1_767_348_900_000).unwrap();
     artifacts
         .into_iter()
@@ -70,4 +76,42 @@ fn the_cpu_device_repeats_itself_with_its_own_settings() {
     let one = bytes(&segmenter(&engine_config("cpu")));
     let other = bytes(&segmenter(&engine_config("cpu")));
     assert_eq!(one, other);
+}
+
+/// The networks that ship, all three contrasts and two looks: what a request gets.
+#[test]
+fn the_shipped_networks_give_the_same_bytes_at_any_thread_count_and_beside_one_another() {
+    let registry = Registry::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models")).unwrap();
+    let model = registry.get("ms-lesion").unwrap();
+    let settings = Settings::resolve(&Asked::default(), &model.manifest).unwrap();
+    let bytes = |segmenter: &Segmenter| {
+        let (studies, cancel) = (study(&CONTRASTS), Arc::new(Cancel::default()));
+        let found = segmenter.segment(studies, &model, &settings, &mut |_| {}, &cancel);
+        without_report(&found.unwrap())
+    };
+    let of_threads = |threads| {
+        let config = EngineConfig {
+            threads: NonZeroUsize::new(threads),
+            ..engine_config("openvino")
+        };
+        segmenter(&config).with_anatomy(registry.anatomy().cloned())
+    };
+    if segmenter(&engine_config("auto")).engine().device != Device::OpenVino {
+        eprintln!("skipped: OpenVINO is not this machine's default device");
+        return;
+    }
+    let two = of_threads(2);
+    let want = bytes(&two);
+    assert!(
+        want.iter().any(|file| file.len() > 10_000),
+        "nothing was found"
+    );
+    std::thread::scope(|scope| {
+        let studies = [(); 2].map(|()| scope.spawn(|| bytes(&two)));
+        for study in studies {
+            assert_eq!(study.join().unwrap(), want, "two at once");
+        }
+    });
+    drop(two);
+    assert_eq!(bytes(&of_threads(1)), want, "one thread");
 }

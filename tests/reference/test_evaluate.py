@@ -6,8 +6,9 @@ DAWSON_BIN names the program. It is called as
                     --min-lesion-ml ML --overlap any|SHARE --json
 
 and prints one JSON object with `figures`, a value or null by name; with two folders of cases, `mean`,
-`median` and `n` by name, `volume_correlation` and `isbi_scores` by case. DAWSON_MASKS may name a folder of
-cases, each a folder with `lesions.nii.gz`: then real masks are compared as well.
+`median` and `n` by name, `volume_correlation` and `isbi_scores` by case. Real masks are compared as well: DAWSON_MASKS
+names a folder of cases, each a folder with `lesions.nii.gz` (default: the labelled ones of $DAWSON_SHARED, or of
+../shared beside the project).
 """
 import itertools
 import json
@@ -24,7 +25,8 @@ from evaluate_reference import cohort, reference
 
 RELATIVE = 1e-6
 PROGRAM = os.environ.get("DAWSON_BIN")
-MASKS = os.environ.get("DAWSON_MASKS")
+SHARED = pathlib.Path(os.environ.get("DAWSON_SHARED", pathlib.Path(__file__).parents[3] / "shared"))
+MASKS = pathlib.Path(os.environ.get("DAWSON_MASKS", SHARED / "data" / "labelled"))
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="DAWSON_BIN does not name the program to test")
 
@@ -183,14 +185,11 @@ def test_a_cohort(tmp_path):
     assert scores[3] is None
 
 
-def real_masks():
-    return sorted(pathlib.Path(MASKS).glob("*/lesions.nii.gz")) if MASKS else []
-
-
-@pytest.mark.skipif(not MASKS, reason="DAWSON_MASKS does not name a folder of real masks")
+@pytest.mark.skipif(not MASKS.is_dir(), reason=f"the real masks are not at {MASKS}")
 def test_real_masks(tmp_path):
-    assert real_masks(), f"no case with lesions.nii.gz in {MASKS}"
-    for path in real_masks():
+    paths = sorted(MASKS.glob("*/lesions.nii.gz"))
+    assert paths, f"no case with lesions.nii.gz in {MASKS}"
+    for path in paths:
         image = nibabel.load(path)
         truth = numpy.asarray(image.dataobj) != 0
         random = numpy.random.default_rng(truth.sum())

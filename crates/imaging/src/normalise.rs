@@ -10,7 +10,7 @@ use crate::volume::{TOGETHER, Volume};
 /// The interquartile range of a normal distribution in standard deviations.
 const IQR_OF_NORMAL: f64 = 1.349;
 const QUARTILES: [f64; 3] = [0.25, 0.5, 0.75];
-/// One voxel in so many is looked at first: a prime, so that it is another place of each row.
+/// One voxel in so many is looked at first: a prime, so that it is another place of each row (of all but a few lengths).
 const SAMPLED: usize = 61;
 /// Voxels that are compared before what is near is taken out.
 const AT_A_TIME: usize = 4096;
