@@ -36,6 +36,7 @@ demo: build          ## A study through the service and the command line; STUDY=
 test: lint unit reference operation holds ## Everything that must pass
 
 lint: setup
+	@tools/setup.sh lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 

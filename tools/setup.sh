@@ -39,3 +39,14 @@ if ! command -v cargo >/dev/null; then
   echo "missing: Rust; install it with rustup (https://rustup.rs) and try again" >&2
   exit 1
 fi
+
+# Not part of rustup's minimal profile.
+if [ "${1:-}" = lint ]; then
+  missing=()
+  cargo clippy --version >/dev/null 2>&1 || missing+=(clippy)
+  cargo fmt --version >/dev/null 2>&1 || missing+=(rustfmt)
+  if [ ${#missing[@]} -gt 0 ] && ! rustup component add "${missing[@]}"; then
+    echo "missing: ${missing[*]}; install them beside cargo (with rustup: rustup component add ${missing[*]})" >&2
+    exit 1
+  fi
+fi
