@@ -82,6 +82,53 @@ fn a_study_is_segmented_and_its_report_is_the_only_thing_on_stdout() {
     ]);
     let figures: Value = serde_json::from_slice(&evaluated.stdout).unwrap();
     assert_eq!(figures["figures"]["dsc"], 1.0);
+    let lesions = format!("{out}/lesions.nii.gz");
+    let table = dawson(&["evaluate", "--prediction", &lesions, "--truth", &lesions]);
+    let table = text(&table.stdout);
+    let dsc: Vec<&str> = table
+        .lines()
+        .filter(|l| l.starts_with("DSC (F1) "))
+        .collect();
+    assert!(
+        matches!(dsc[..], [line] if line.contains("1.000")),
+        "{table}"
+    );
+}
+
+#[test]
+fn networks_are_listed_shown_and_verified_and_a_damaged_one_is_named() {
+    let listed = dawson(&["models", "list"]);
+    assert!(text(&listed.stdout).starts_with("tiny-lesion@1.0.0 "));
+    let shown = dawson(&["models", "show", "tiny-lesion"]);
+    let card = models().join("tiny-lesion/1.0.0/MODEL_CARD.md");
+    let card = std::fs::read_to_string(card).unwrap();
+    assert!(
+        text(&shown.stdout).contains(card.trim()),
+        "{}",
+        text(&shown.stdout)
+    );
+    let verified = dawson(&["models", "verify"]);
+    assert_eq!(code(&verified), 0);
+    assert!(text(&verified.stdout).contains("tiny-lesion@1.0.0: good on "));
+
+    let scratch = Scratch::new();
+    let folder = scratch.0.join("tiny-lesion/1.0.0");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["model.toml", "MODEL_CARD.md", "model.onnx"] {
+        let mut bytes = std::fs::read(models().join("tiny-lesion/1.0.0").join(name)).unwrap();
+        if name == "model.onnx" {
+            bytes[100] ^= 1;
+        }
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    let mut damaged = command(&["models", "verify"]);
+    let damaged = damaged.env("DAWSON_MODELS", &scratch.0).output().unwrap();
+    assert_eq!(code(&damaged), 4);
+    let said = text(&damaged.stderr);
+    assert!(
+        said.contains("tiny-lesion@1.0.0") && said.contains("SHA-256"),
+        "{said}"
+    );
 }
 
 #[test]
