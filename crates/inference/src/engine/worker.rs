@@ -565,6 +565,58 @@ mod tests {
         assert_eq!(Recovery::from(&MEMORY, 1, 1, 1), Next::GiveUp);
     }
 
+    fn network(sha256: &str) -> Arc<Network> {
+        Arc::new(Network {
+            id: "network@1".to_owned(),
+            onnx: Vec::new(),
+            sha256: sha256.to_owned(),
+            channels: 1,
+            output: String::new(),
+            classes: 1,
+        })
+    }
+
+    #[test]
+    fn patches_of_several_studies_share_a_batch_and_others_keep_their_turn() {
+        let (one, other) = (network("one"), network("other"));
+        let (small, large) = ([32; 3], [64; 3]);
+        let asked = [
+            (&one, small, Precision::F32), // 0
+            (&one, large, Precision::F32),
+            (&one, small, Precision::F32), // 2
+            (&other, small, Precision::F32),
+            (&one, small, Precision::Bf16),
+            (&one, small, Precision::F32), // 5
+            (&one, small, Precision::F32), // 6
+            (&one, small, Precision::F32), // 7
+        ];
+        let patch = |(number, (network, shape, precision)): (usize, (&Arc<Network>, _, _))| Patch {
+            network: Arc::clone(network),
+            shape,
+            precision,
+            image: Vec::new(),
+            number,
+            cancel: Arc::default(), // Each of a study of its own.
+            answer: bounded(1).0,
+        };
+        let mut waiting: VecDeque<Patch> = asked.into_iter().enumerate().map(patch).collect();
+        let mut next = |limit| {
+            let batch = next_batch(&mut waiting, limit);
+            batch.iter().map(|patch| patch.number).collect::<Vec<_>>()
+        };
+        assert_eq!(next(4), [0, 2, 5, 6]);
+        assert_eq!(next(4), [1]);
+        assert_eq!(next(1), [3]);
+        assert_eq!(next(4), [4]);
+        assert_eq!(next(4), [7]);
+        assert!(next(4).is_empty());
+        // A power of two, whatever fits: few sessions serve all sizes.
+        let three = std::iter::repeat_n((&one, small, Precision::F32), 3);
+        let mut waiting: VecDeque<Patch> = three.enumerate().map(patch).collect();
+        assert_eq!(next_batch(&mut waiting, 8).len(), 2);
+        assert_eq!(waiting.len(), 1);
+    }
+
     #[test]
     fn a_failed_device_is_replaced_only_if_another_is_allowed() {
         let failed = Error::DeviceFailed {
