@@ -1,14 +1,13 @@
 //! The same study gives the same bytes, whatever else is computed and however.
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 
 use dawson_imaging::study::Contrast;
 use dawson_inference::engine::{Device, EngineConfig};
 use dawson_inference::models::Registry;
-use dawson_inference::pipeline::{Asked, Cancel, Segmentation, Segmenter, Settings};
+use dawson_inference::pipeline::{Asked, Segmentation, Segmenter};
 
-use super::support::{engine_config, segment, segmenter, study};
+use super::support::{engine_config, segment, segment_by, segmenter, study};
 
 const CONTRASTS: [Contrast; 3] = [Contrast::Flair, Contrast::T1w, Contrast::T2w];
 
@@ -83,10 +82,8 @@ fn the_cpu_device_repeats_itself_with_its_own_settings() {
 fn the_shipped_networks_give_the_same_bytes_at_any_thread_count_and_beside_one_another() {
     let registry = Registry::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models")).unwrap();
     let model = registry.get("ms-lesion").unwrap();
-    let settings = Settings::resolve(&Asked::default(), &model.manifest).unwrap();
     let bytes = |segmenter: &Segmenter| {
-        let (studies, cancel) = (study(&CONTRASTS), Arc::new(Cancel::default()));
-        let found = segmenter.segment(studies, &model, &settings, &mut |_| {}, &cancel);
+        let found = segment_by(&model, segmenter, study(&CONTRASTS), &Asked::default());
         without_report(&found.unwrap())
     };
     let of_threads = |threads| {

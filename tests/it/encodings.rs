@@ -70,6 +70,15 @@ enum Placed {
     Both,
 }
 
+/// A number's bytes, little endian, in the file's order.
+fn ordered(bytes: &[u8], big: bool) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if big {
+        bytes.reverse();
+    }
+    bytes
+}
+
 /// Writes a NIfTI-1 file by hand; values are `slope · stored + intercept`.
 fn nifti(
     volume: &Volume<f32>,
@@ -82,12 +91,7 @@ fn nifti(
     let mut file = vec![0_u8; 352];
     let grid = volume.grid();
     let mut put = |offset: usize, bytes: &[u8]| {
-        let bytes: Vec<u8> = if big {
-            bytes.iter().rev().copied().collect()
-        } else {
-            bytes.to_vec()
-        };
-        file[offset..offset + bytes.len()].copy_from_slice(&bytes);
+        file[offset..offset + bytes.len()].copy_from_slice(&ordered(bytes, big));
     };
     put(0, &348_i32.to_le_bytes());
     let shape = grid.shape().map(|n| n as i16);
@@ -139,11 +143,7 @@ fn nifti(
     file[344..348].copy_from_slice(b"n+1\0");
     for &value in volume.samples() {
         let bytes = stored.bytes((f64::from(value) - f64::from(intercept)) / f64::from(slope));
-        file.extend(if big {
-            bytes.into_iter().rev().collect::<Vec<u8>>()
-        } else {
-            bytes
-        });
+        file.extend(ordered(&bytes, big));
     }
     file
 }
@@ -349,11 +349,7 @@ fn numbers_of_every_type_are_read_to_their_limits() {
         ] {
             let mut file = nifti(&volume, stored, Placed::Sform, big, 1.0, 0.0);
             for (at, factor) in [(112, slope), (116, intercept)] {
-                let mut bytes = factor.to_le_bytes();
-                if big {
-                    bytes.reverse();
-                }
-                file[at..at + 4].copy_from_slice(&bytes);
+                file[at..at + 4].copy_from_slice(&ordered(&factor.to_le_bytes(), big));
             }
             let want = numbers.map(|n| (f64::from(slope) * n + f64::from(intercept)) as f32);
             let found = decode(&file, Limits::CLINICAL).unwrap().volume;

@@ -22,7 +22,7 @@ use dawson_imaging::nifti::{Compression, Limits, SpatialFields, encode};
 use dawson_imaging::phantom::{Phantom, PhantomOptions, Skull, head};
 use dawson_imaging::study::Contrast;
 use dawson_inference::engine::{DeviceChoice, Engine, EngineConfig, Precision};
-use dawson_inference::models::Registry;
+use dawson_inference::models::{Model, Registry};
 use dawson_inference::pipeline::{Asked, Cancel, ContrastFile, Segmentation, Segmenter, Settings};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,14 +96,26 @@ pub(crate) fn segment(
     files: Vec<ContrastFile>,
     asked: &Asked,
 ) -> Result<Segmentation, dawson_inference::pipeline::Error> {
-    let model = Registry::open(&models())
-        .unwrap()
-        .get("tiny-lesion")
-        .unwrap();
+    let registry = Registry::open(&models()).unwrap();
+    segment_by(
+        &registry.get("tiny-lesion").unwrap(),
+        segmenter,
+        files,
+        asked,
+    )
+}
+
+/// Runs a study with a network.
+pub(crate) fn segment_by(
+    model: &Arc<Model>,
+    segmenter: &Segmenter,
+    files: Vec<ContrastFile>,
+    asked: &Asked,
+) -> Result<Segmentation, dawson_inference::pipeline::Error> {
     let settings = Settings::resolve(asked, &model.manifest).unwrap();
     segmenter.segment(
         files,
-        &model,
+        model,
         &settings,
         &mut |_| {},
         &Arc::new(Cancel::default()),

@@ -140,6 +140,15 @@ fn quartiles(values: &[f32], inside: &[u8]) -> Option<[f64; 3]> {
     }))
 }
 
+/// Whether a value is one of the brain's; without a branch, so that many voxels are looked at at a time.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "the other operator is a branch"
+)]
+fn counts(value: f32, inside: u8) -> bool {
+    (inside != 0) & (value != 0.0)
+}
+
 /// The values that count.
 fn of_brain<'a>(
     values: impl Iterator<Item = &'a f32>,
@@ -147,7 +156,7 @@ fn of_brain<'a>(
 ) -> impl Iterator<Item = f32> {
     let counted = values
         .zip(inside)
-        .filter(|&(&v, &inside)| inside != 0 && v != 0.0);
+        .filter(|&(&v, &inside)| counts(v, inside));
     counted.map(|(&value, _)| value)
 }
 
@@ -199,7 +208,7 @@ impl Stretch {
         for (values, inside) in values.chunks(AT_A_TIME).zip(inside.chunks(AT_A_TIME)) {
             // No loop has a branch, and this one nothing that waits for the voxel before: many are compared at a time.
             for ((&value, &inside), is_kept) in values.iter().zip(inside).zip(&mut is_kept) {
-                let counts = u32::from(inside != 0) & u32::from(value != 0.0);
+                let counts = u32::from(counts(value, inside));
                 count += counts;
                 below[0] += counts & u32::from(value < low.0);
                 below[1] += counts & u32::from(value < median.0);
