@@ -38,6 +38,7 @@ ENV PATH=/opt/dawson/bin:/usr/local/bin:/usr/bin:/bin \
     DAWSON_LISTEN=0.0.0.0:8080 \
     DAWSON_STATE=/var/lib/dawson \
     DAWSON_DEVICE=cuda:0 \
+    NVIDIA_TF32_OVERRIDE=0 \
     DAWSON_LOG_FORMAT=json
 WORKDIR /etc/dawson
 USER 10001:10001

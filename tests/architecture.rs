@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A room of `src/`, the rooms that it may import, and why no others.
 const ROOMS: &[(&str, &[&str], &str)] = &[
@@ -195,9 +195,56 @@ fn heads(tokens: TokenStream, found: &mut BTreeSet<String>) {
     }
 }
 
-fn imports(path: &Path, root: &str) -> BTreeSet<String> {
+fn tokens(path: &Path) -> TokenStream {
     let text = std::fs::read_to_string(path).unwrap();
-    let tokens = TokenStream::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    TokenStream::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// How far up a chain of `super::` leads, in modules below the package's root, from tokens that lie `depth` below it.
+fn reach(tokens: TokenStream, depth: usize) -> usize {
+    let trees: Vec<TokenTree> = tokens.into_iter().collect();
+    let ident =
+        |n: usize, name: &str| matches!(trees.get(n), Some(TokenTree::Ident(i)) if i == name);
+    let colons = |n: usize| matches!(&trees.get(n..n + 2), Some([TokenTree::Punct(a), TokenTree::Punct(b)]) if a.as_char() == ':' && b.as_char() == ':');
+    let mut least = depth;
+    for (n, tree) in trees.iter().enumerate() {
+        if let TokenTree::Group(group) = tree {
+            let in_module = n >= 2 && ident(n - 2, "mod");
+            least = least.min(reach(group.stream(), depth + usize::from(in_module)));
+        }
+        let steps = (0..).take_while(|s| ident(n + 3 * s, "super") && colons(n + 3 * s + 1));
+        least = least.min(depth.saturating_sub(steps.count()));
+    }
+    least
+}
+
+/// Whether a function takes `name`, or something with `name` in it.
+fn is_taken(tokens: TokenStream, name: &str) -> bool {
+    let mut in_signature = false;
+    tokens.into_iter().any(|tree| match tree {
+        TokenTree::Ident(ident) => {
+            in_signature |= ident == "fn";
+            false
+        }
+        TokenTree::Group(group) => {
+            let parameters =
+                std::mem::take(&mut in_signature) && group.delimiter() == Delimiter::Parenthesis;
+            (parameters && is_in(group.stream(), name)) || is_taken(group.stream(), name)
+        }
+        _ => false,
+    })
+}
+
+fn is_in(tokens: TokenStream, name: &str) -> bool {
+    tokens.into_iter().any(|tree| match tree {
+        TokenTree::Ident(ident) => ident == name,
+        TokenTree::Group(group) => is_in(group.stream(), name),
+        _ => false,
+    })
+}
+
+fn imports(path: &Path, root: &str) -> BTreeSet<String> {
+    let tokens = tokens(path);
     let mut found = BTreeSet::new();
     follows(tokens, root, &mut found);
     found
@@ -253,6 +300,42 @@ fn rooms_import_only_the_rooms_that_the_table_allows() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_chain_of_super_leaves_its_room() {
+    // A wall that `crate::` may not pass is not walked around.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for src in [root.join("src"), root.join("crates/inference/src")] {
+        for path in sources(&src) {
+            let relative = path.strip_prefix(&src).unwrap().with_extension("");
+            if room(&path.strip_prefix(&src).unwrap().to_string_lossy()).is_none() {
+                continue;
+            }
+            let is_folder = relative.ends_with("mod");
+            let depth = relative.components().count() - usize::from(is_folder);
+            assert!(
+                reach(tokens(&path), depth) > 0,
+                "a chain of super:: in {} leaves its room: name it by crate::",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn no_handler_takes_a_body_as_axum_reads_it() {
+    // Its refusals are not ours: no code, no word of which field was wrong, no bound.
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in sources(&src) {
+        for name in ["Json", "Multipart"] {
+            assert!(
+                !is_taken(tokens(&path), name),
+                "{} takes {name}: take a body by http/extract.rs or http/upload.rs",
+                path.display()
+            );
+        }
+    }
 }
 
 #[test]

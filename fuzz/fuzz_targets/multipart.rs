@@ -45,6 +45,7 @@ impl Idle {
             batch: NonZeroUsize::MIN,
             max_sessions: NonZeroUsize::MIN,
             queue: NonZeroUsize::MIN,
+            engine_cache: None,
             observer: unobserved,
         };
         let segmenter = Segmenter::new(Engine::start(&engine).unwrap(), Limits::CLINICAL);

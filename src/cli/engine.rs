@@ -27,6 +27,9 @@ pub(super) struct EngineArgs {
     /// The ONNX Runtime library [default: searched beside the program]
     #[arg(long, value_name = "FILE", env = "DAWSON_RUNTIME_LIBRARY")]
     runtime_library: Option<PathBuf>,
+    /// The folder where TensorRT keeps the engines that it builds [default: ~/.cache/dawson]
+    #[arg(long, value_name = "DIR", env = "DAWSON_ENGINE_CACHE")]
+    engine_cache: Option<PathBuf>,
     #[command(flatten)]
     models: ModelsArg,
 }
@@ -60,6 +63,10 @@ impl EngineArgs {
             library: self.runtime_library.clone(),
             threads: self.threads,
             batch: self.batch,
+            engine_cache: self
+                .engine_cache
+                .clone()
+                .or_else(|| Some(std::env::home_dir()?.join(".cache/dawson"))),
             ..EngineConfig::new(self.device)
         })?;
         let anatomy = self.registry()?.anatomy().cloned();

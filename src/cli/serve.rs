@@ -328,6 +328,10 @@ fn open_networks(settings: &Settings) -> Result<Networks, Failure> {
         batch: settings.get("batch")?,
         max_sessions: settings.get("max_sessions")?,
         queue: settings.get("patch_queue")?,
+        engine_cache: Some(match settings.optional("engine_cache")? {
+            Some(folder) => folder,
+            None => settings.get::<PathBuf>("state")?.join("engines"),
+        }),
         observer: telemetry::engine,
     })?;
     let limits = Limits {

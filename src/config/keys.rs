@@ -134,6 +134,11 @@ pub const KEYS: &[Key] = &[
         help: "The ONNX Runtime library [default: searched beside the program]",
     },
     Key {
+        name: "engine_cache",
+        default: "",
+        help: "The folder where TensorRT keeps the engines that it builds [default: engines in state]",
+    },
+    Key {
         name: "threads",
         default: "",
         help: "CPU threads for a patch [default: all cores]",

@@ -99,20 +99,26 @@ class Bucket:
         self.process.wait()
 
 
+def preloaded(name: str, folder: pathlib.Path) -> str:
+    """A library of this folder's C code, built."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / f"{name}.so"
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, ROOT / f"tests/holds/{name}.c", "-ldl"], check=True)
+    return str(library)
+
+
 class Faults:
     """Operations on files that fail when they are told to; see faults.c."""
 
     def __init__(self, folder: pathlib.Path, below: pathlib.Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        library = folder / "faults.so"
-        if shutil.which("cc") is None:
-            pytest.skip("no C compiler")
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, ROOT / "tests/holds/faults.c", "-ldl"], check=True)
+        library = preloaded("faults", folder)
         control = folder / "control"
         control.write_bytes(bytes(32))
         with control.open("r+b") as file:
             self.mapped = mmap.mmap(file.fileno(), 32)
-        self.env = {"LD_PRELOAD": str(library), "FAULTS_CONTROL": str(control), "FAULTS_BELOW": str(below)}
+        self.env = {"LD_PRELOAD": library, "FAULTS_CONTROL": str(control), "FAULTS_BELOW": str(below)}
 
     @property
     def count(self) -> int:

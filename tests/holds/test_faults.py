@@ -14,7 +14,7 @@ import subprocess
 import time
 
 import pytest
-from support import TINY, Faults, Proxy, Service, needs_program, wait_until
+from support import TINY, Faults, Proxy, Service, needs_program, preloaded, wait_until
 
 pytestmark = needs_program
 
@@ -91,6 +91,35 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, flair):
     faults.heal()
     all_is_well(service, state, jobs)
     assert service.submit(flair)["state"] == "succeeded"
+    service.stop()
+
+
+def test_memory_that_does_not_suffice_makes_batches_smaller_and_room_and_then_one_error(tmp_path, flair):
+    many = {"voting": "full", "overlap": 0.9}
+
+    def counted(service: Service) -> dict[str, float]:
+        return {name: service.metric(f"dawson_engine_{name}_total") for name in ("out_of_memory", "rebuilds")}
+
+    plain = Service(tmp_path / "plain", *TINY, "--batch", "64")
+    asked = plain.artifact(plain.submit(flair, many), "lesions.nii.gz")
+    assert counted(plain) == {"out_of_memory": 0, "rebuilds": 0}
+    plain.stop()
+
+    # The engine has room for some patches of 32 voxels a side, or for one of 64, or for none of 96.
+    env = {"LD_PRELOAD": preloaded("memory", tmp_path), "MEMORY_MOST": str(3 << 19)}
+    service = Service(tmp_path / "state", *TINY, "--batch", "64", "--retries", "0", env=env)
+    halved = service.submit(flair, many)
+    assert halved["state"] == "succeeded" and service.artifact(halved, "lesions.nii.gz") == asked
+    first = counted(service)
+    assert first["out_of_memory"] > 0 and first["rebuilds"] == 0
+    assert service.submit(flair, many)["state"] == "succeeded"
+    assert counted(service) == first, "what did not fit is not tried again"
+
+    alone = service.submit(flair, {**many, "patch": [64, 64, 64], "overlap": 0})
+    assert alone["state"] == "succeeded" and counted(service)["rebuilds"] == 1
+    failed = service.submit(flair, {**many, "patch": [96, 96, 96], "overlap": 0})
+    assert failed["state"] == "failed" and failed["error"]["code"] == "out_of_memory", failed
+    assert service.artifact(service.submit(flair, many), "lesions.nii.gz") == asked
     service.stop()
 
 

@@ -39,6 +39,9 @@ pub struct EngineConfig {
     pub max_sessions: NonZeroUsize,
     /// Patches that may wait for the engine; beyond it, callers wait.
     pub queue: NonZeroUsize,
+    /// The folder where TensorRT keeps the engines that it built, minutes of work for each session; nothing is kept if not
+    /// given.
+    pub engine_cache: Option<PathBuf>,
     /// Who is told what happens; [`unobserved`] if nobody counts.
     pub observer: Observer,
 }
@@ -57,6 +60,7 @@ impl EngineConfig {
             batch: NonZeroUsize::MIN,
             max_sessions: SESSIONS,
             queue: QUEUE,
+            engine_cache: None,
             observer: unobserved,
         }
     }

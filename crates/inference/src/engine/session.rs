@@ -1,4 +1,5 @@
 //! One session: a model at one static shape, batch and precision on one device.
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,23 +62,31 @@ pub(super) struct SessionKey {
 }
 
 impl SessionKey {
-    /// For one patch at a time.
-    pub(super) fn of_one(network: &Arc<Network>, shape: [usize; 3], precision: Precision) -> Self {
+    pub(super) fn new(
+        network: &Arc<Network>,
+        shape: [usize; 3],
+        precision: Precision,
+        batch: usize,
+    ) -> Self {
         Self {
             network: Arc::clone(network),
             shape,
-            batch: 1,
+            batch,
             precision,
         }
+    }
+
+    /// The same but for the number of patches.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.network.sha256 == other.network.sha256
+            && self.shape == other.shape
+            && self.precision == other.precision
     }
 }
 
 impl PartialEq for SessionKey {
     fn eq(&self, other: &Self) -> bool {
-        self.network.sha256 == other.network.sha256
-            && self.shape == other.shape
-            && self.batch == other.batch
-            && self.precision == other.precision
+        self.is_like(other) && self.batch == other.batch
     }
 }
 
@@ -94,6 +103,7 @@ impl OpenSession {
         device: Device,
         key: SessionKey,
         threads: usize,
+        engine_cache: Option<&Path>,
     ) -> Result<Self, Error> {
         if !device.precisions().contains(&key.precision) {
             return Err(Error::PrecisionUnavailable {
@@ -103,8 +113,16 @@ impl OpenSession {
             });
         }
         runtime.take_last_error();
-        let session = build(runtime, device, &key, threads)
-            .map_err(|e| failed_to_open(runtime, device, &key, &e))?;
+        let engines = engine_cache.and_then(|cache| providers::engine_folder(cache, device, &key));
+        let mut built = build(runtime, device, &key, threads, engines.as_deref());
+        if let (Err(error), Some(folder)) = (&built, &engines)
+            && providers::forget_engines(folder)
+        {
+            let folder = folder.display();
+            tracing::warn!(%folder, error = error.message(), "kept engines do not load and are built anew");
+            built = build(runtime, device, &key, threads, engines.as_deref());
+        }
+        let session = built.map_err(|e| failed_to_open(runtime, device, &key, &e))?;
         Ok(Self {
             session,
             key,
@@ -168,6 +186,7 @@ fn build(
     device: Device,
     key: &SessionKey,
     threads: usize,
+    engines: Option<&Path>,
 ) -> ort::Result<Session> {
     let [i, j, k] = key.shape.map(|n| n as i64);
     let mut builder = Session::builder(&runtime.environment)?
@@ -178,7 +197,7 @@ fn build(
         .with_dimension_override("depth", k)?
         .with_dimension_override("height", j)?
         .with_dimension_override("width", i)?
-        .with_execution_providers([providers::provider(device, key.precision, threads)])?;
+        .with_execution_providers([providers::provider(device, key.precision, threads, engines)])?;
     if device != Device::Cpu {
         builder = builder.with_disable_cpu_fallback()?;
     }
@@ -282,8 +301,8 @@ mod tests {
         let shape = [32; 3];
         let shown = vec![0.5; 32 * 32 * 32];
         for (output, is_there) in [("nothing", false), ("probability", true)] {
-            let key = SessionKey::of_one(&Arc::new(network(output)), shape, Precision::F32);
-            let mut session = OpenSession::open(&runtime, Device::Cpu, key, 1).unwrap();
+            let key = SessionKey::new(&Arc::new(network(output)), shape, Precision::F32, 1);
+            let mut session = OpenSession::open(&runtime, Device::Cpu, key, 1, None).unwrap();
             let mut images = shown.clone();
             let outcome = session.run(&mut images, None);
             if is_there {

@@ -1,6 +1,7 @@
 //! The thread that owns the sessions: takes patches, fills batches, answers.
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -106,6 +107,7 @@ impl Engine {
         let (orders, inbox) = bounded(config.queue.get());
         let worker = Worker {
             runtime,
+            engine_cache: config.engine_cache.clone(),
             devices: std::iter::once(device)
                 .chain(config.failover.iter().copied())
                 .collect(),
@@ -113,6 +115,7 @@ impl Engine {
             batch: config.batch.get(),
             max_sessions: config.max_sessions.get(),
             sessions: VecDeque::new(),
+            too_large: Vec::new(),
             ahead: None,
             observer: config.observer,
         };
@@ -164,7 +167,7 @@ impl Engine {
         precision: Precision,
     ) -> Result<(), Error> {
         let (done, opened) = bounded(1);
-        let key = SessionKey::of_one(network, shape, precision);
+        let key = SessionKey::new(network, shape, precision, 1);
         self.order(Order::Open { key, done })?;
         opened.recv().unwrap_or(Err(Error::Stopped))
     }
@@ -186,7 +189,7 @@ impl Engine {
             return Ok(());
         }
         let ahead = Ahead {
-            key: SessionKey::of_one(network, shape, precision),
+            key: SessionKey::new(network, shape, precision, 1),
             cancel: Arc::clone(cancel),
         };
         let orders = self.orders.as_ref().ok_or(Error::Stopped)?;
@@ -244,6 +247,8 @@ fn has_gpu() -> bool {
 
 struct Worker {
     runtime: Runtime,
+    /// [`EngineConfig::engine_cache`].
+    engine_cache: Option<PathBuf>,
     /// The device in use, then those that may take over.
     devices: VecDeque<Device>,
     threads: usize,
@@ -251,6 +256,8 @@ struct Worker {
     max_sessions: usize,
     /// The most recently used last.
     sessions: VecDeque<OpenSession>,
+    /// Batches that memory did not suffice for: none as large is tried again.
+    too_large: Vec<SessionKey>,
     /// The last session that was asked for ahead.
     ahead: Option<Ahead>,
     observer: Observer,
@@ -276,7 +283,10 @@ impl Worker {
                 }
             }
             waiting.retain(|patch| !patch.cancel.is_cancelled());
-            let batch = next_batch(&mut waiting, self.batch);
+            let limit = waiting
+                .front()
+                .map_or(self.batch, |first| self.limit(first));
+            let batch = next_batch(&mut waiting, limit);
             if !batch.is_empty() {
                 self.compute(batch);
             }
@@ -312,40 +322,39 @@ impl Worker {
 
     /// Runs a batch; when memory runs out, in halves.
     fn compute(&mut self, mut batch: Vec<Patch>) {
-        let mut size = batch.len();
-        while !batch.is_empty() {
-            let rest = batch.split_off(size.min(batch.len()));
-            match self.run(&mut batch) {
+        while let Some(first) = batch.first() {
+            let size = self.limit(first).min(batch.len());
+            let key = SessionKey::new(&first.network, first.shape, first.precision, size);
+            let rest = batch.split_off(size);
+            match self.run(&key, &mut batch) {
                 Ok(run) => {
                     answer_all(batch, run);
                     batch = rest;
                 }
-                Err(error) => match self.recover(&error, batch.len()) {
-                    Recovery::Halve => {
-                        size = batch.len() / 2;
+                Err(error) => {
+                    if self.recover(&error, key) {
                         batch.extend(rest);
-                    }
-                    Recovery::Again => batch.extend(rest),
-                    Recovery::GiveUp => {
+                    } else {
                         for patch in batch {
                             answer(&patch, Err(error.clone()));
                         }
                         batch = rest;
                     }
-                },
+                }
             }
         }
     }
 
-    fn run(&mut self, batch: &mut [Patch]) -> Result<Run, Error> {
+    /// The most patches of a batch with `patch` in it: fewer than memory did not suffice for.
+    fn limit(&self, patch: &Patch) -> usize {
+        let asked = SessionKey::new(&patch.network, patch.shape, patch.precision, self.batch);
+        let failed = self.too_large.iter().filter(|key| key.is_like(&asked));
+        failed.fold(self.batch, |limit, key| limit.min(key.batch / 2))
+    }
+
+    fn run(&mut self, key: &SessionKey, batch: &mut [Patch]) -> Result<Run, Error> {
         let Some(first) = batch.first() else {
             return Err(Error::Stopped);
-        };
-        let key = SessionKey {
-            network: Arc::clone(&first.network),
-            shape: first.shape,
-            batch: batch.len(),
-            precision: first.precision,
         };
         let one_study = batch.iter().all(|p| Arc::ptr_eq(&p.cancel, &first.cancel));
         let cancel = one_study.then(|| Arc::clone(&first.cancel));
@@ -356,7 +365,7 @@ impl Worker {
             joined = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
             &mut joined
         };
-        let took = self.session(&key)?.run(images, cancel.as_deref())?;
+        let took = self.session(key)?.run(images, cancel.as_deref())?;
         let probabilities = std::mem::take(images);
         (self.observer)(Happening::Batch {
             device: self.device(),
@@ -388,7 +397,9 @@ impl Worker {
                 self.sessions.pop_front();
             }
             let device = self.device();
-            let opened = OpenSession::open(&self.runtime, device, key.clone(), self.threads)?;
+            let cache = self.engine_cache.as_deref();
+            let opened =
+                OpenSession::open(&self.runtime, device, key.clone(), self.threads, cache)?;
             (self.observer)(Happening::SessionOpened { device });
             opened
         };
@@ -396,53 +407,50 @@ impl Worker {
         self.sessions.back_mut().ok_or(Error::Stopped)
     }
 
-    /// What to do about a failed batch of `size` patches, done as far as it concerns the sessions.
-    fn recover(&mut self, error: &Error, size: usize) -> Recovery {
-        let recovery = Recovery::from(error, size, self.sessions.len(), self.devices.len());
+    /// Sees to a failed batch; whether it is worth another try.
+    fn recover(&mut self, error: &Error, key: SessionKey) -> bool {
+        let others = self.sessions.iter().filter(|s| *s.key() != key).count();
+        let next = Next::after(error, key.batch, others, self.devices.len());
         let device = self.device();
         match error {
             Error::OutOfMemory { .. } => (self.observer)(Happening::OutOfMemory { device }),
             Error::Cancelled | Error::Stopped => {}
             _ => (self.observer)(Happening::Failed { device }),
         }
-        match recovery {
-            Next::Halve => return Recovery::Halve,
-            Next::GiveUp => {
-                // A session that failed is not trusted with the next study.
-                if matches!(
-                    error,
-                    Error::DeviceFailed { .. } | Error::OutOfMemory { .. }
-                ) {
-                    self.sessions.clear();
-                }
-                return Recovery::GiveUp;
+        match next {
+            Next::Halve => {
+                tracing::warn!(%device, patches = key.batch, "memory does not suffice for a batch, half of it from now on");
+                self.too_large.push(key);
             }
             Next::Rebuild => (self.observer)(Happening::Rebuilt { device }),
             Next::FailOver => {
                 self.devices.pop_front();
+                self.too_large.clear();
                 let (from, to) = (device, self.device());
                 tracing::error!(%from, %to, %error, "the device failed, another takes over");
                 (self.observer)(Happening::FailedOver { from, to });
             }
+            Next::GiveUp => {}
         }
-        self.sessions.clear();
-        Recovery::Again
+        // A session that failed is not trusted with the next study, and what it took of the memory only its end gives back.
+        if next != Next::GiveUp
+            || matches!(
+                error,
+                Error::DeviceFailed { .. } | Error::OutOfMemory { .. }
+            )
+        {
+            self.sessions.clear();
+        }
+        next != Next::GiveUp
     }
-}
-
-/// How a batch goes on.
-enum Recovery {
-    Halve,
-    Again,
-    GiveUp,
 }
 
 /// What is tried next after a failure.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// The same patches in two halves.
+    /// The same patches in two halves, no other session open.
     Halve,
-    /// All sessions are closed (their memory with them) and the one that is needed opened again.
+    /// The same, no other session open.
     Rebuild,
     /// The next device that is allowed.
     FailOver,
@@ -450,22 +458,22 @@ enum Next {
     GiveUp,
 }
 
-impl Recovery {
+impl Next {
     /// Out of memory: halve the batch, then close every other session, then another device. A device
     /// that failed: another one. Anything else is not the device's fault.
-    fn from(error: &Error, size: usize, open_sessions: usize, devices: usize) -> Next {
+    fn after(error: &Error, patches: usize, other_sessions: usize, devices: usize) -> Self {
         let other_device = if devices > 1 {
-            Next::FailOver
+            Self::FailOver
         } else {
-            Next::GiveUp
+            Self::GiveUp
         };
         match error {
-            Error::OutOfMemory { .. } if size > 1 => Next::Halve,
-            Error::OutOfMemory { .. } if open_sessions > 1 => Next::Rebuild,
+            Error::OutOfMemory { .. } if patches > 1 => Self::Halve,
+            Error::OutOfMemory { .. } if other_sessions > 0 => Self::Rebuild,
             Error::OutOfMemory { .. }
             | Error::DeviceFailed { .. }
             | Error::DeviceUnavailable { .. } => other_device,
-            _ => Next::GiveUp,
+            _ => Self::GiveUp,
         }
     }
 }
@@ -559,10 +567,10 @@ mod tests {
 
     #[test]
     fn out_of_memory_halves_then_rebuilds_then_fails_over_then_gives_up() {
-        assert_eq!(Recovery::from(&MEMORY, 8, 3, 2), Next::Halve);
-        assert_eq!(Recovery::from(&MEMORY, 1, 3, 2), Next::Rebuild);
-        assert_eq!(Recovery::from(&MEMORY, 1, 1, 2), Next::FailOver);
-        assert_eq!(Recovery::from(&MEMORY, 1, 1, 1), Next::GiveUp);
+        assert_eq!(Next::after(&MEMORY, 8, 3, 2), Next::Halve);
+        assert_eq!(Next::after(&MEMORY, 1, 1, 2), Next::Rebuild);
+        assert_eq!(Next::after(&MEMORY, 1, 0, 2), Next::FailOver);
+        assert_eq!(Next::after(&MEMORY, 1, 0, 1), Next::GiveUp);
     }
 
     fn network(sha256: &str) -> Arc<Network> {
@@ -623,8 +631,8 @@ mod tests {
             device: Device::Cuda(0),
             reason: String::new(),
         };
-        assert_eq!(Recovery::from(&failed, 4, 1, 2), Next::FailOver);
-        assert_eq!(Recovery::from(&failed, 4, 1, 1), Next::GiveUp);
-        assert_eq!(Recovery::from(&Error::Cancelled, 4, 1, 2), Next::GiveUp);
+        assert_eq!(Next::after(&failed, 4, 1, 2), Next::FailOver);
+        assert_eq!(Next::after(&failed, 4, 1, 1), Next::GiveUp);
+        assert_eq!(Next::after(&Error::Cancelled, 4, 1, 2), Next::GiveUp);
     }
 }
