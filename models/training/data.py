@@ -75,8 +75,10 @@ class PatchSource:
             yield ready.get()
 
     def _patch(self, step: int, rng: Rng) -> tuple[Array, Array]:
-        image, label, lesion, inside = self._sample(self._drawn(step, rng))
         plan = self.recipe.patches
+        from_real = self.real_pool is not None and self.recipe.pool.real_samples > 0
+        is_real = from_real and rng.random() < plan.on_real
+        image, label, lesion, inside = self._sample(self._drawn(is_real, step, rng))
         source = lesion if len(lesion) and rng.random() < plan.on_lesion else inside
         size, shape = np.array(plan.size), np.array(label.shape)
         centre = np.array(np.unravel_index(source[rng.integers(len(source))], label.shape))
@@ -90,12 +92,13 @@ class PatchSource:
             patch, classes = patch[..., ::-1], classes[..., ::-1]
         if plan.turn and rng.random() < 0.5:
             patch, classes = turned(patch), turned(classes)
-        return self._disturb(patch, classes, rng), np.ascontiguousarray(classes)
+        return self._disturb(patch, classes, is_real, rng), np.ascontiguousarray(classes)
 
-    def _disturb(self, patch: Array, classes: Array, rng: Rng) -> Array:
+    def _disturb(self, patch: Array, classes: Array, is_real: bool, rng: Rng) -> Array:
         """The patch as a scan might show it; nothing is spent on contrasts that are missing."""
         plan = self.recipe.patches
-        missing = rng.random(len(patch)) < np.array(plan.drop)
+        drop = plan.drop_real if is_real and plan.drop_real else plan.drop
+        missing = rng.random(len(patch)) < np.array(drop)
         shown = np.flatnonzero(~missing)
         contrasts = (len(shown), 1, 1, 1)
         outside = patch[shown]
@@ -115,10 +118,10 @@ class PatchSource:
         disturbed[shown] = seen
         return disturbed
 
-    def _drawn(self, step: int, rng: Rng) -> Path:
+    def _drawn(self, is_real: bool, step: int, rng: Rng) -> Path:
         """The image of a sample, out of those that are due by this step."""
         plan = self.recipe.pool
-        if self.real_pool and plan.real_samples and rng.random() < self.recipe.patches.on_real:
+        if is_real and self.real_pool:
             return paths_of(self.real_pool, int(rng.integers(plan.real_samples)))[0]
         late = max(plan.samples - plan.first, 0) * step / max(self.recipe.training.steps * 0.6, 1)
         number = int(rng.integers(min(plan.first + int(late), plan.samples)))

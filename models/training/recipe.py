@@ -98,6 +98,8 @@ class Patches:
     """The most by which single voxels are disturbed (standard deviation)."""
     drop: tuple[float, ...] = (0.0,)
     """How often each contrast is missing."""
+    drop_real: tuple[float, ...] = ()
+    """The same for patches of real patients; `drop` if not given."""
     flip: bool = True
     """Whether every other patch is mirrored, left for right."""
     turn: bool = False
@@ -153,9 +155,9 @@ class Recipe:
             share = getattr(self.pool, name)
             if not 0 <= share <= 1:
                 raise RecipeError(f"{name} is {share:g}, a share must be 0 to 1")
-        for name in ("drop", "ramp", "darker", *PAINTED):
+        for name in ("drop", "drop_real", "ramp", "darker", *PAINTED):
             given = len(getattr(self.patches, name))
-            optional = name in PAINTED
+            optional = name in ("drop_real", *PAINTED)
             if given != self.network.inputs and not (optional and given == 0):
                 raise RecipeError(f"{name} has {given} entries for {self.network.inputs} contrasts")
 

@@ -42,23 +42,28 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     match args.engine.registry() {
         Ok(registry) => {
-            for model in registry.models() {
-                say(true, &format!("model {}, SHA-256 as described", model.id()));
+            let lesions = registry.models().iter().map(|model| model.id());
+            for id in lesions.chain(registry.anatomy().map(|model| model.id())) {
+                say(true, &format!("model {id}, SHA-256 as described"));
             }
             match args.engine.segmenter() {
                 Ok(segmenter) => {
-                    for model in registry.models() {
-                        let device = segmenter.engine().device;
-                        match segmenter.verify(model, device.precisions()[0]) {
-                            Ok(()) => say(
-                                true,
-                                &format!(
-                                    "model {} answers its golden patch on {device}",
-                                    model.id()
-                                ),
-                            ),
-                            Err(e) => say(false, &format!("model {} on {device}: {e}", model.id())),
-                        }
+                    let device = segmenter.engine().device;
+                    let precision = device.precisions()[0];
+                    let lesions = registry
+                        .models()
+                        .iter()
+                        .map(|model| (model.id(), segmenter.verify(model, precision)));
+                    let anatomy = registry
+                        .anatomy()
+                        .map(|model| (model.id(), segmenter.verify_anatomy()));
+                    for (id, verified) in lesions.chain(anatomy) {
+                        let good = verified.is_ok();
+                        let found = match verified {
+                            Ok(()) => format!("model {id} answers its golden patch on {device}"),
+                            Err(e) => format!("model {id} on {device}: {e}"),
+                        };
+                        say(good, &found);
                     }
                 }
                 Err(failure) => say(false, &failure.detail),

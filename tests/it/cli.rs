@@ -1,4 +1,5 @@
 //! The command line, as a person or a script meets it.
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -274,6 +275,43 @@ fn the_doctor_finds_everything_that_the_setup_brings() {
     let broken = dawson(&["doctor", "--runtime-library", "/nowhere.so"]);
     assert_ne!(code(&broken), 0);
     assert!(text(&broken.stdout).contains("MISSING"));
+}
+
+#[test]
+fn the_doctor_asks_the_anatomy_network_too() {
+    let scratch = Scratch::new();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    for (from, id) in [
+        (models(), "tiny-lesion/1.0.0"),
+        (shipped, "brain-anatomy/0.2.0"),
+    ] {
+        std::fs::create_dir_all(scratch.0.join(id)).unwrap();
+        for file in std::fs::read_dir(from.join(id)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), scratch.0.join(id).join(file.file_name())).unwrap();
+        }
+    }
+    let doctor = || {
+        let mut asked = command(&["doctor"]);
+        asked.env("DAWSON_MODELS", &scratch.0).output().unwrap()
+    };
+    let seen = text(&doctor().stdout);
+    assert!(
+        seen.contains("model brain-anatomy@0.2.0, SHA-256 as described"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("model brain-anatomy@0.2.0 answers its golden patch"),
+        "{seen}"
+    );
+
+    let manifest = scratch.0.join("brain-anatomy/0.2.0/model.toml");
+    let honest = std::fs::read_to_string(&manifest).unwrap();
+    let (before, mean) = honest.split_once("\nmean = 0.").unwrap();
+    std::fs::write(&manifest, format!("{before}\nmean = 0.1{mean}")).unwrap();
+    let seen = doctor();
+    assert_eq!(code(&seen), 4, "{}", text(&seen.stdout));
+    assert!(text(&seen.stdout).contains("MISSING model brain-anatomy@0.2.0 on "));
 }
 
 #[cfg(target_os = "linux")]

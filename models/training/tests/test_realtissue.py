@@ -134,6 +134,28 @@ def test_a_share_of_the_patches_is_real(case: Case, smoke: Recipe, tmp_path: Pat
         PatchSource(with_patient(smoke, 0.5), tmp_path / "pool")
 
 
+def test_contrasts_are_missing_as_each_kind_of_patch_says(case: Case, smoke: Recipe,
+                                                          tmp_path: Path) -> None:
+    def draw(rng: Rng) -> tuple[Array, Array]:
+        return real_sample(case, BANK, SHAPE, rng)
+
+    fill_with_balls(smoke, tmp_path / "pool")
+    fill(draw, 0, tmp_path / "real", range(2), None)
+    recipe = with_patient(smoke, 0.5)
+    patches = replace(recipe.patches, drop=(0.0, 1.0, 0.0), drop_real=(0.0, 0.0, 1.0))
+    recipe = replace(recipe, patches=patches)
+    source = PatchSource(recipe, tmp_path / "pool", tmp_path / "real")
+    kinds = set()
+    for step in range(10):
+        batch = source.batch(step)
+        for image, classes in zip(batch.image, batch.classes, strict=True):
+            is_real = bool((classes == UNKNOWN).any())
+            kinds.add(is_real)
+            missing = [bool((contrast == MISSING).all()) for contrast in image]
+            assert missing == [False, not is_real, is_real]
+    assert kinds == {False, True}
+
+
 def test_tissue_of_no_class_has_no_say_in_the_side_task(rng: Rng) -> None:
     logits = torch.from_numpy(rng.normal(size=(1, 3, 2, 2, 2)).astype(np.float32))
     classes = torch.zeros((1, 2, 2, 2), dtype=torch.int64)
