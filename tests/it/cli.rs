@@ -1,6 +1,5 @@
 //! The command line, as a person or a script meets it.
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use dawson_imaging::study::Contrast;

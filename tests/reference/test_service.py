@@ -4,15 +4,21 @@ Starts the program as a user would, posts with the standard library's HTTP clien
 nibabel judges what comes out. Real scans are looked for in $DAWSON_SHARED (default: ../shared beside the
 checkout); without them those tests are skipped and say so.
 """
+import contextlib
+import fcntl
 import gzip
 import http.client
 import itertools
 import json
 import os
 import pathlib
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import nibabel
 import numpy
@@ -128,6 +134,30 @@ def test_a_second_service_on_the_same_folder_is_refused(tmp_path):
         assert second.returncode != 0 and "in use" in second.stderr
     finally:
         first.stop()
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(tmp_path):
+    folder = tmp_path / "scans"
+    subprocess.run([PROGRAM, "phantom", "--seed", "3", "--spacing", "3,3,3", "--contrasts", "flair", "--out", folder],
+                   check=True, capture_output=True)
+    words = [PROGRAM, "segment", "--models", ROOT / "tests/fixtures/models", "--model", "tiny-lesion", "--voting", "full",
+             "--overlap", "0.9", "--flair", folder / "flair.nii.gz"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    shown = subprocess.Popen([*words, "--out", tmp_path / "shown"], stdout=subprocess.DEVNULL, stderr=theirs,
+                             env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # As the end of a terminal is told.
+        while piece := os.read(ours, 65536):
+            drawn += piece
+    os.close(ours)
+    assert shown.wait() == 0
+    places = [(int(done), int(total)) for done, total in re.findall(rb"infer [^\r]* (\d+)/(\d+)", drawn)]
+    assert len(places) > 3 and places == sorted(places) and len({total for _, total in places}) == 1, drawn[-2000:]
+    assert max(done for done, _ in places) > 0
+    plain = subprocess.run([*words, "--out", tmp_path / "plain"], check=True, capture_output=True)
+    assert b"infer" not in plain.stderr + plain.stdout and b"\x1b" not in plain.stderr + plain.stdout
 
 
 def test_nothing_of_a_patient_is_logged_or_kept_after_erasure(tmp_path):

@@ -447,6 +447,44 @@ mod tests {
     }
 
     #[test]
+    fn each_panel_says_which_side_is_which_and_how_long_five_centimetres_are() {
+        let (flair, lesions) = scene(false);
+        let shown = Shown {
+            flair: &flair,
+            lesions: &lesions,
+            places: &[],
+            frame: frame(),
+        };
+        let (width, picture) = decode(&draw(&shown, "not for diagnosis").unwrap());
+        let is_lit =
+            |rgb: &[u8], x: u32, y: u32| rgb[(y * width + x) as usize * 3..][..3] == [230; 3];
+        let height = picture.len() as u32 / 3 / width;
+        let mut left = GAP;
+        for (plane, sides) in Plane::ALL.into_iter().zip(["RL", "RL", "AP"]) {
+            let size = shown.size(plane);
+            let (middle, right) = (CAPTION + size.height / 2, left + size.width);
+            let mut letters = Canvas::new(width, height);
+            letters.text(&sides[..1], left + 4, middle, Alignment::Left);
+            letters.text(&sides[1..], right - 4, middle, Alignment::Right);
+            let letters = letters.rgb;
+            for x in (left..left + 15).chain(right - 15..right) {
+                for y in middle - 12..middle + 6 {
+                    assert_eq!(
+                        is_lit(&picture, x, y),
+                        is_lit(&letters, x, y),
+                        "{plane:?} {x} {y}"
+                    );
+                }
+            }
+            let foot = CAPTION + size.height - 8;
+            let bar = (left..right).filter(|&x| is_lit(&picture, x, foot)).count();
+            // From the first pixel's middle to the last one's.
+            assert_eq!(bar - 1, (50.0 / PIXEL_MM) as usize, "{plane:?}");
+            left = right + GAP;
+        }
+    }
+
+    #[test]
     fn without_lesions_there_is_still_a_picture() {
         let (flair, _) = scene(false);
         let none = Lesions::find(
