@@ -307,7 +307,7 @@ impl Work {
             ProgressStyle::with_template("{prefix} {msg:10} {wide_bar} {pos}/{len} {elapsed}");
         let bar = self
             .bars
-            .add(ProgressBar::new(0))
+            .add(ProgressBar::no_length())
             .with_prefix(name.to_owned());
         if let Ok(style) = style {
             bar.set_style(style);
@@ -318,7 +318,8 @@ impl Work {
 
 fn show(bar: &ProgressBar, progress: Progress) {
     bar.set_message(progress.stage.name());
-    if progress.stage == Stage::Infer {
+    // Until patches are counted it is empty: of none it would be full.
+    if progress.stage == Stage::Infer && progress.total > 0 {
         bar.set_length(progress.total as u64);
         bar.set_position(progress.done as u64);
     }

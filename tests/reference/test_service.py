@@ -153,9 +153,12 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(tmp_path):
             drawn += piece
     os.close(ours)
     assert shown.wait() == 0
-    places = [(int(done), int(total)) for done, total in re.findall(rb"infer [^\r]* (\d+)/(\d+)", drawn)]
-    assert len(places) > 3 and places == sorted(places) and len({total for _, total in places}) == 1, drawn[-2000:]
-    assert max(done for done, _ in places) > 0
+    bars = re.findall(r"study (\w+) +([█░]+) (\d+)/(\d+)", drawn.decode())
+    waited = [bar for _, bar, _, total in bars if total == "0"]
+    assert waited and not any("█" in bar for bar in waited), "a bar was full before anything was done"
+    places = [(int(done), int(total)) for stage, _, done, total in bars if stage == "infer" and total != "0"]
+    assert len(places) > 3 and places == sorted(places) and len({total for _, total in places}) == 1
+    assert places[-1][0] > places[-1][1] / 2
     plain = subprocess.run([*words, "--out", tmp_path / "plain"], check=True, capture_output=True)
     assert b"infer" not in plain.stderr + plain.stdout and b"\x1b" not in plain.stderr + plain.stdout
 
