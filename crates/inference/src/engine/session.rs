@@ -116,6 +116,7 @@ impl OpenSession {
         let engines = engine_cache.and_then(|cache| providers::engine_folder(cache, device, &key));
         let mut built = build(runtime, device, &key, threads, engines.as_deref());
         if let (Err(error), Some(folder)) = (&built, &engines)
+            && !is_out_of_memory(error.message())
             && providers::forget_engines(folder)
         {
             let folder = folder.display();
