@@ -303,16 +303,34 @@ fn rooms_import_only_the_rooms_that_the_table_allows() {
 }
 
 #[test]
+fn what_is_looked_for_in_tokens_is_found() {
+    let tokens = |text: &str| TokenStream::from_str(text).unwrap();
+    assert_eq!(reach(tokens("use super::super::App;"), 3), 1);
+    assert_eq!(reach(tokens("mod tests { use super::super::App; }"), 2), 1);
+    assert_eq!(reach(tokens("fn f() { super::super::g() }"), 2), 0);
+    assert_eq!(reach(tokens("pub(super) fn f() {}"), 1), 1);
+    assert!(is_taken(
+        tokens("fn f(body: Option<axum::Json<u8>>) {}"),
+        "Json"
+    ));
+    assert!(is_taken(
+        tokens("mod m { async fn f(Json(body): Json<u8>) {} }"),
+        "Json"
+    ));
+    assert!(!is_taken(tokens("fn f() -> Json<u8> { Json(1) }"), "Json"));
+}
+
+#[test]
 fn no_chain_of_super_leaves_its_room() {
     // A wall that `crate::` may not pass is not walked around.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for src in [root.join("src"), root.join("crates/inference/src")] {
         for path in sources(&src) {
-            let relative = path.strip_prefix(&src).unwrap().with_extension("");
-            if room(&path.strip_prefix(&src).unwrap().to_string_lossy()).is_none() {
+            let relative = path.strip_prefix(&src).unwrap();
+            if room(&relative.to_string_lossy()).is_none() {
                 continue;
             }
-            let is_folder = relative.ends_with("mod");
+            let is_folder = relative.ends_with("mod.rs");
             let depth = relative.components().count() - usize::from(is_folder);
             assert!(
                 reach(tokens(&path), depth) > 0,

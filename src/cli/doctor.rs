@@ -42,24 +42,24 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     match args.engine.registry() {
         Ok(registry) => {
-            let lesions = registry.models().iter().map(|model| model.id());
-            for id in lesions.chain(registry.anatomy().map(|model| model.id())) {
+            let ids = registry.models().iter().map(|model| model.id());
+            for id in ids.chain(registry.anatomy().map(|model| model.id())) {
                 say(true, &format!("model {id}, SHA-256 as described"));
             }
             match args.engine.segmenter() {
                 Ok(segmenter) => {
                     let device = segmenter.engine().device;
                     let precision = device.precisions()[0];
-                    let lesions = registry
+                    let verified = registry
                         .models()
                         .iter()
                         .map(|model| (model.id(), segmenter.verify(model, precision)));
                     let anatomy = registry
                         .anatomy()
                         .map(|model| (model.id(), segmenter.verify_anatomy()));
-                    for (id, verified) in lesions.chain(anatomy) {
-                        let good = verified.is_ok();
-                        let found = match verified {
+                    for (id, outcome) in verified.chain(anatomy) {
+                        let good = outcome.is_ok();
+                        let found = match outcome {
                             Ok(()) => format!("model {id} answers its golden patch on {device}"),
                             Err(e) => format!("model {id} on {device}: {e}"),
                         };

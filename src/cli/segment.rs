@@ -318,7 +318,7 @@ impl Work {
 
 fn show(bar: &ProgressBar, progress: Progress) {
     bar.set_message(progress.stage.name());
-    // Until patches are counted it is empty: of none it would be full.
+    // A bar of length 0 is drawn full, one without a length empty.
     if progress.stage == Stage::Infer && progress.total > 0 {
         bar.set_length(progress.total as u64);
         bar.set_position(progress.done as u64);

@@ -117,7 +117,7 @@ pub const SERIES: &[Series] = &[
     series("dawson_engine_batch_seconds", Histogram(STAGE_S), &["device"], "A batch inside the network; its count is the number of batches"),
     series("dawson_engine_batch_patches", Histogram(PATCHES), &["device"], "Patches of a batch; its sum is the number of patches"),
     series("dawson_engine_sessions_opened_total", Counter, &["device"], "Sessions that were opened"),
-    series("dawson_engine_rebuilds_total", Counter, &["device"], "Times that all sessions were closed to make room"),
+    series("dawson_engine_rebuilds_total", Counter, &["device"], "Times that one patch was tried again with no other session open"),
     series("dawson_engine_out_of_memory_total", Counter, &["device"], "Batches for which memory did not suffice"),
     series("dawson_engine_failures_total", Counter, &["device"], "Batches that failed for another reason"),
     series("dawson_engine_failovers_total", Counter, &["device"], "Times that this device took over from one that failed"),

@@ -105,7 +105,7 @@ def test_memory_that_does_not_suffice_makes_batches_smaller_and_room_and_then_on
     assert counted(plain) == {"out_of_memory": 0, "rebuilds": 0}
     plain.stop()
 
-    # The engine has room for some patches of 32 voxels a side, or for one of 64, or for none of 96.
+    # The engine has room for one patch of 32 or of 64 voxels a side, and for none of 96.
     env = {"LD_PRELOAD": preloaded("memory", tmp_path), "MEMORY_MOST": str(3 << 19)}
     service = Service(tmp_path / "state", *TINY, "--batch", "64", "--retries", "0", env=env)
     halved = service.submit(flair, many)

@@ -89,7 +89,7 @@ pub enum Happening {
         /// Where.
         device: Device,
     },
-    /// All sessions were closed, to open the one that is needed again.
+    /// One patch is tried again with no other session open.
     Rebuilt {
         /// Where.
         device: Device,

@@ -13,6 +13,9 @@ use super::device::{Device, Precision};
 use super::runtime::Runtime;
 use super::session::SessionKey;
 
+/// Engines of a network that are kept: each box of a head and each patch that a request asks for has one.
+const MOST_ENGINES: usize = 32;
+
 /// Whether a kind of device can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Availability {
@@ -137,7 +140,26 @@ pub(super) fn engine_folder(cache: &Path, device: Device, key: &SessionKey) -> O
         tracing::warn!(%folder, %error, "engines cannot be kept and are built at each start");
         return None;
     }
+    forget_all_but(MOST_ENGINES, of_network(&folder));
     Some(folder)
+}
+
+/// Removes the folders of a network that changed longest ago; those that cannot be read or removed stay.
+fn forget_all_but(most: usize, network: &Path) {
+    let folders = std::fs::read_dir(network).into_iter().flatten().flatten();
+    let mut dated: Vec<_> = folders
+        .filter_map(|entry| {
+            let data = entry.metadata().ok().filter(std::fs::Metadata::is_dir)?;
+            Some((data.modified().ok()?, entry.path()))
+        })
+        .collect();
+    dated.sort();
+    let surplus = dated.len().saturating_sub(most);
+    for (_, folder) in dated.drain(..surplus) {
+        if let Err(error) = std::fs::remove_dir_all(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "an old engine cannot be removed");
+        }
+    }
 }
 
 /// Where all sessions of a network keep how long its layers took: an engine for another shape is built sooner with it.
@@ -245,6 +267,16 @@ mod tests {
         assert!(forget_engines(&folder));
         assert!(!half.exists() && !timing.exists() && of_another.exists());
         assert!(folders.iter().all(|folder| folder.is_dir()));
+
+        // Those that were built last stay.
+        for side in 0..MOST_ENGINES + 8 {
+            let last = engine_folder(&cache, device, &key("cc", [side; 3], Precision::F32, 1));
+            std::fs::write(last.unwrap().join("one.engine"), b"").unwrap();
+        }
+        let kept = std::fs::read_dir(cache.join("cc")).unwrap().count();
+        assert_eq!(kept, MOST_ENGINES);
+        assert!(cache.join("cc/39x39x39-batch1-f32/one.engine").exists());
+        assert!(!cache.join("cc/0x0x0-batch1-f32").exists());
 
         // Where nothing can be kept, engines are built at each start.
         let file = cache.join("file");

@@ -112,18 +112,17 @@ impl OpenSession {
                 available: device.precisions().to_vec(),
             });
         }
-        runtime.take_last_error();
         let engines = engine_cache.and_then(|cache| providers::engine_folder(cache, device, &key));
         let mut built = build(runtime, device, &key, threads, engines.as_deref());
-        if let (Err(error), Some(folder)) = (&built, &engines)
-            && !is_out_of_memory(error.message())
-            && providers::forget_engines(folder)
+        if let (Err(reason), Some(folder)) = (&built, &engines)
+            && reason.contains("deserialize")
+            && !is_out_of_memory(reason)
         {
-            let folder = folder.display();
-            tracing::warn!(%folder, error = error.message(), "kept engines do not load and are built anew");
-            built = build(runtime, device, &key, threads, engines.as_deref());
+            tracing::warn!(folder = %folder.display(), reason, "a kept engine does not load and is built anew");
+            let engines = providers::forget_engines(folder).then_some(folder.as_path());
+            built = build(runtime, device, &key, threads, engines);
         }
-        let session = built.map_err(|e| failed_to_open(runtime, device, &key, &e))?;
+        let session = built.map_err(|reason| failed_to_open(device, &key, reason))?;
         Ok(Self {
             session,
             key,
@@ -182,36 +181,46 @@ impl OpenSession {
     }
 }
 
+/// Opens a session, or says why not: the runtime's words, and what it logged where they leave that out.
 fn build(
     runtime: &Runtime,
     device: Device,
     key: &SessionKey,
     threads: usize,
     engines: Option<&Path>,
-) -> ort::Result<Session> {
+) -> Result<Session, String> {
     let [i, j, k] = key.shape.map(|n| n as i64);
-    let mut builder = Session::builder(&runtime.environment)?
-        .with_intra_threads(threads)?
-        .with_intra_op_spinning(false)?
-        .with_memory_pattern(false)?
-        .with_dimension_override("batch", key.batch as i64)?
-        .with_dimension_override("depth", k)?
-        .with_dimension_override("height", j)?
-        .with_dimension_override("width", i)?
-        .with_execution_providers([providers::provider(device, key.precision, threads, engines)])?;
-    if device != Device::Cpu {
-        builder = builder.with_disable_cpu_fallback()?;
-    }
-    builder.commit_from_memory(&key.network.onnx)
+    let open = || {
+        let mut builder = Session::builder(&runtime.environment)?
+            .with_intra_threads(threads)?
+            .with_intra_op_spinning(false)?
+            .with_memory_pattern(false)?
+            .with_dimension_override("batch", key.batch as i64)?
+            .with_dimension_override("depth", k)?
+            .with_dimension_override("height", j)?
+            .with_dimension_override("width", i)?
+            .with_execution_providers([providers::provider(
+                device,
+                key.precision,
+                threads,
+                engines,
+            )])?;
+        if device != Device::Cpu {
+            builder = builder.with_disable_cpu_fallback()?;
+        }
+        builder.commit_from_memory(&key.network.onnx)
+    };
+    runtime.take_last_error();
+    open().map_err(|e: ort::Error| {
+        let reason = e.message().to_owned();
+        match runtime.take_last_error() {
+            Some(detail) if !reason.contains(&detail) => format!("{reason} ({detail})"),
+            _ => reason,
+        }
+    })
 }
 
-fn failed_to_open(runtime: &Runtime, device: Device, key: &SessionKey, e: &ort::Error) -> Error {
-    let mut reason = e.message().to_owned();
-    if let Some(detail) = runtime.take_last_error()
-        && !reason.contains(&detail)
-    {
-        reason = format!("{reason} ({detail})");
-    }
+fn failed_to_open(device: Device, key: &SessionKey, reason: String) -> Error {
     if is_out_of_memory(&reason) {
         return Error::OutOfMemory {
             device,
@@ -243,8 +252,9 @@ fn classify(device: Device, shape: [usize; 3], reason: &str) -> Error {
 
 /// The runtime has no code for it, so its words must do.
 fn is_out_of_memory(reason: &str) -> bool {
-    const WORDS: [&str; 6] = [
+    const WORDS: [&str; 7] = [
         "out of memory",
+        "outofmemory",
         "failed to allocate memory",
         "bad_alloc",
         "available memory of",
@@ -327,6 +337,7 @@ mod tests {
             ),
             ("CUDA failure 2: out of memory ; GPU=0", true),
             ("std::bad_alloc", true),
+            ("Error Code 2: OutOfMemory", true),
             (
                 "CUDA failure 700: an illegal memory access was encountered",
                 false,

@@ -33,6 +33,13 @@ pub struct Patch {
     pub answer: Sender<Answer>,
 }
 
+impl Patch {
+    /// The session that computes it with others like it, `batch` in all.
+    fn key(&self, batch: usize) -> SessionKey {
+        SessionKey::new(&self.network, self.shape, self.precision, batch)
+    }
+}
+
 /// What became of a patch.
 #[derive(Debug)]
 pub struct Answer {
@@ -256,7 +263,7 @@ struct Worker {
     max_sessions: usize,
     /// The most recently used last.
     sessions: VecDeque<OpenSession>,
-    /// Batches that memory did not suffice for: none as large is tried again.
+    /// The batches that memory did not suffice for, the least of each network and shape: none as large is tried again.
     too_large: Vec<SessionKey>,
     /// The last session that was asked for ahead.
     ahead: Option<Ahead>,
@@ -324,7 +331,7 @@ impl Worker {
     fn compute(&mut self, mut batch: Vec<Patch>) {
         while let Some(first) = batch.first() {
             let size = self.limit(first).min(batch.len());
-            let key = SessionKey::new(&first.network, first.shape, first.precision, size);
+            let key = first.key(size);
             let rest = batch.split_off(size);
             match self.run(&key, &mut batch) {
                 Ok(run) => {
@@ -345,11 +352,11 @@ impl Worker {
         }
     }
 
-    /// The most patches of a batch with `patch` in it: fewer than memory did not suffice for.
+    /// The most patches of a batch with `patch` in it: half of the batch that did not fit.
     fn limit(&self, patch: &Patch) -> usize {
-        let asked = SessionKey::new(&patch.network, patch.shape, patch.precision, self.batch);
-        let failed = self.too_large.iter().filter(|key| key.is_like(&asked));
-        failed.fold(self.batch, |limit, key| limit.min(key.batch / 2))
+        let asked = patch.key(self.batch);
+        let failed = self.too_large.iter().find(|key| key.is_like(&asked));
+        failed.map_or(self.batch, |key| key.batch / 2)
     }
 
     fn run(&mut self, key: &SessionKey, batch: &mut [Patch]) -> Result<Run, Error> {
@@ -420,6 +427,7 @@ impl Worker {
         match next {
             Next::Halve => {
                 tracing::warn!(%device, patches = key.batch, "memory does not suffice for a batch, half of it from now on");
+                self.too_large.retain(|failed| !failed.is_like(&key));
                 self.too_large.push(key);
             }
             Next::Rebuild => (self.observer)(Happening::Rebuilt { device }),
@@ -450,7 +458,7 @@ impl Worker {
 enum Next {
     /// The same patches in two halves, no other session open.
     Halve,
-    /// The same, no other session open.
+    /// The one patch again, no other session open.
     Rebuild,
     /// The next device that is allowed.
     FailOver,
@@ -484,11 +492,8 @@ fn next_batch(waiting: &mut VecDeque<Patch>, limit: usize) -> Vec<Patch> {
     let Some(first) = waiting.front() else {
         return Vec::new();
     };
-    let fits = |p: &Patch| {
-        p.network.sha256 == first.network.sha256
-            && p.shape == first.shape
-            && p.precision == first.precision
-    };
+    let key = first.key(1);
+    let fits = |p: &Patch| p.key(1) == key;
     let fitting = waiting.iter().filter(|p| fits(p)).count().min(limit);
     let size = if fitting == 0 {
         1
@@ -623,6 +628,39 @@ mod tests {
         let mut waiting: VecDeque<Patch> = three.enumerate().map(patch).collect();
         assert_eq!(next_batch(&mut waiting, 8).len(), 2);
         assert_eq!(waiting.len(), 1);
+    }
+
+    #[test]
+    fn a_batch_is_at_most_half_of_what_did_not_fit_of_its_shape() {
+        let network = network("one");
+        let patch = |shape| Patch {
+            network: Arc::clone(&network),
+            shape,
+            precision: Precision::F32,
+            image: Vec::new(),
+            number: 0,
+            cancel: Arc::default(),
+            answer: bounded(1).0,
+        };
+        let mut worker = Worker {
+            runtime: Runtime::load(None).unwrap(),
+            engine_cache: None,
+            devices: VecDeque::from([Device::Cpu]),
+            threads: 1,
+            batch: 8,
+            max_sessions: 1,
+            sessions: VecDeque::new(),
+            too_large: Vec::new(),
+            ahead: None,
+            observer: crate::engine::unobserved,
+        };
+        let (small, large) = (patch([32; 3]), patch([64; 3]));
+        assert_eq!(worker.limit(&large), 8);
+        for (failed, limit) in [(8, 4), (4, 2)] {
+            assert!(worker.recover(&MEMORY, large.key(failed)));
+            assert_eq!((worker.limit(&large), worker.limit(&small)), (limit, 8));
+        }
+        assert!(!worker.recover(&MEMORY, large.key(1)));
     }
 
     #[test]
