@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from arrays import Array, Rng, Shape, blur, turned
+from lesions import CONNECTED
 from mottle import as_real
 from normalise import MISSING, OUTSIDE
 from pool import label_of, paths_of
@@ -34,6 +36,8 @@ class Batch:
     """`(n, c, k, j, i)`, float32."""
     lesion: Tensor
     """`(n, 1, k, j, i)`, float32, 0 or 1."""
+    uncounted: Tensor
+    """`(n, 1, k, j, i)`, bool: where it is not asked whether a lesion is there."""
     classes: Tensor
     """`(n, k, j, i)`, int64."""
 
@@ -54,9 +58,9 @@ class PatchSource:
         """The batch of one step; `part` counts those whose gradients are added up."""
         rng = np.random.default_rng((self.recipe.training.seed, step, part))
         drawn = [self._patch(step, rng) for _ in range(self.recipe.training.batch)]
-        image = torch.from_numpy(np.stack([image for image, _ in drawn]))
-        label = torch.from_numpy(np.stack([label for _, label in drawn]))
-        return Batch(image, (label >> LESION_BIT)[:, None].float(),
+        image, label, uncounted = (torch.from_numpy(np.stack(each))
+                                   for each in zip(*drawn, strict=True))
+        return Batch(image, (label >> LESION_BIT)[:, None].float(), uncounted[:, None],
                      (label & (2**LESION_BIT - 1)).long())
 
     def batches(self, first_step: int) -> Iterator[list[Batch]]:
@@ -74,7 +78,7 @@ class PatchSource:
         for _ in range(first_step, self.recipe.training.steps):
             yield ready.get()
 
-    def _patch(self, step: int, rng: Rng) -> tuple[Array, Array]:
+    def _patch(self, step: int, rng: Rng) -> tuple[Array, Array, Array]:
         plan = self.recipe.patches
         from_real = self.real_pool is not None and self.recipe.pool.real_samples > 0
         is_real = from_real and rng.random() < plan.on_real
@@ -92,7 +96,9 @@ class PatchSource:
             patch, classes = patch[..., ::-1], classes[..., ::-1]
         if plan.turn and rng.random() < 0.5:
             patch, classes = turned(patch), turned(classes)
-        return self._disturb(patch, classes, is_real, rng), np.ascontiguousarray(classes)
+        spared = is_real and not plan.real_rim
+        uncounted = rim_of(classes >> LESION_BIT) if spared else np.zeros(classes.shape, bool)
+        return self._disturb(patch, classes, is_real, rng), np.ascontiguousarray(classes), uncounted
 
     def _disturb(self, patch: Array, classes: Array, is_real: bool, rng: Rng) -> Array:
         """The patch as a scan might show it; nothing is spent on contrasts that are missing."""
@@ -139,6 +145,15 @@ class PatchSource:
             if len(self._open) > OPEN_SAMPLES:
                 self._open.popitem(last=False)
         return self._open[image_path]
+
+
+def rim_of(lesions: Array) -> Array:
+    """The voxels on both sides of the lesions' borders. Lesions with no voxel inside of theirs are kept
+    whole: of them only what lies around is rim."""
+    lesions = lesions > 0
+    inside = ndimage.binary_erosion(lesions, CONNECTED, border_value=1)
+    thick = ndimage.binary_propagation(inside, CONNECTED, mask=lesions)
+    return (ndimage.binary_dilation(lesions, CONNECTED) & ~lesions) | (thick & ~inside)
 
 
 def _places_of(mask: Array) -> Array:

@@ -100,6 +100,9 @@ class Patches:
     """How often each contrast is missing."""
     drop_real: tuple[float, ...] = ()
     """The same for patches of real patients; `drop` if not given."""
+    real_rim: bool = True
+    """Whether the loss counts the voxels on both sides of a real lesion's border, which its raters
+    drew."""
     flip: bool = True
     """Whether every other patch is mirrored, left for right."""
     turn: bool = False

@@ -34,6 +34,8 @@ from pool import wait_while_paused
 from recipe import UNKNOWN, Recipe, Training, read_recipe
 
 REPORT_STEPS = 50
+NO_LESION = -30.0
+"""A logit that costs nothing, in any loss, where there is no lesion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,11 @@ def batch_loss(net: FCDenseNet, batch: Batch, recipe: Recipe, loss_of: Loss) -> 
         logits = net(image)  # (n, outputs + side_outputs, k, j, i)
     outputs = recipe.network.outputs
     main, side = logits[:, :outputs].float(), logits[:, outputs:].float()
-    loss = loss_of(main, truth_of(batch, recipe))
+    truth = truth_of(batch, recipe)
+    if recipe.task == "lesion":
+        main = main.masked_fill(batch.uncounted, NO_LESION)
+        truth = truth.masked_fill(batch.uncounted, 0.0)
+    loss = loss_of(main, truth)
     if recipe.network.side_outputs:
         loss = loss + recipe.training.side_weight * _side_loss(side, batch.classes)
     return loss

@@ -10,18 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
+from torch import Tensor
 
 from arrays import Array, Rng
 from cases import Case
-from data import PatchSource
+from data import PatchSource, rim_of
 from evaluate import was_seen
 from lesions import Piece
+from losses import sum_of
+from network import FCDenseNet
 from normalise import MISSING, OUTSIDE, within_brain
 from pool import fill
 from realtissue import _carve, _cut_anew, _scanned_worse, real_sample
 from recipe import LESION_BIT, UNKNOWN, Recipe
 from smoke import fill_with_balls
-from train import _side_loss
+from train import _side_loss, batch_loss
 
 SHAPE = (64, 64, 64)
 BANK = [[Piece(np.ones((4, 4, 4), bool), np.array([x, -90.0, -40.0])) for x in (-70.0, -50.0)]]
@@ -154,6 +157,62 @@ def test_contrasts_are_missing_as_each_kind_of_patch_says(case: Case, smoke: Rec
             missing = [bool((contrast == MISSING).all()) for contrast in image]
             assert missing == [False, not is_real, is_real]
     assert kinds == {False, True}
+
+
+def test_a_rim_is_one_voxel_on_both_sides_and_spares_thin_lesions() -> None:
+    lesions = np.zeros((16, 16, 16), np.uint8)
+    lesions[3:8, 3:8, 3:8] = 1
+    lesions[12, 12, 11:13] = 1  # nowhere three voxels thick
+    rim = np.zeros(lesions.shape, bool)
+    rim[2:9, 2:9, 2:9] = True
+    rim[4:7, 4:7, 4:7] = False
+    rim[11:14, 11:14, 10:14] = True
+    rim[12, 12, 11:13] = False
+    assert np.array_equal(rim_of(lesions), rim)
+    cut_off = rim_of(lesions[:, :, 5:])  # Nobody knows how a lesion goes on.
+    assert not cut_off[4:7, 4:7, 0].any()
+
+
+def test_only_rims_of_real_lesions_are_uncounted(case: Case, smoke: Recipe, tmp_path: Path) -> None:
+    def draw(rng: Rng) -> tuple[Array, Array]:
+        return real_sample(case, BANK, SHAPE, rng)
+
+    fill_with_balls(smoke, tmp_path / "pool")
+    fill(draw, 0, tmp_path / "real", range(2), None)
+    counting = with_patient(smoke, 0.5)
+    sparing = replace(counting, patches=replace(counting.patches, real_rim=False))
+    kinds = set()
+    for step in range(10):
+        whole, spared = (PatchSource(recipe, tmp_path / "pool", tmp_path / "real").batch(step)
+                         for recipe in (counting, sparing))
+        assert torch.equal(whole.image, spared.image)
+        assert torch.equal(whole.lesion, spared.lesion)
+        assert not whole.uncounted.any()
+        for classes, lesion, uncounted in zip(spared.classes, spared.lesion, spared.uncounted,
+                                              strict=True):
+            is_real = bool((classes == UNKNOWN).any())
+            rim = rim_of(lesion[0].numpy()) & is_real
+            assert np.array_equal(uncounted[0].numpy(), rim)
+            kinds.add((is_real, bool(rim.any())))
+    assert kinds >= {(False, False), (True, True)}
+
+
+def test_what_is_uncounted_changes_no_loss(smoke: Recipe, tmp_path: Path) -> None:
+    fill_with_balls(smoke, tmp_path / "pool")
+    batch = PatchSource(smoke, tmp_path / "pool").batch(0)
+    net = FCDenseNet(smoke.network).eval()
+
+    def loss_with(lesion: Tensor, uncounted: Tensor) -> float:
+        changed = replace(batch, lesion=lesion, uncounted=uncounted)
+        return batch_loss(net, changed, smoke, sum_of(smoke.loss)).item()
+
+    lesion = torch.zeros_like(batch.lesion)
+    lesion[..., 8:20] = 1
+    shifted = lesion.clone()
+    shifted[..., 20:22] = 1
+    everything, between = torch.zeros_like(batch.uncounted), lesion != shifted
+    assert loss_with(lesion, everything) != loss_with(shifted, everything)
+    assert loss_with(lesion, between) == loss_with(shifted, between)
 
 
 def test_tissue_of_no_class_has_no_say_in_the_side_task(rng: Rng) -> None:
