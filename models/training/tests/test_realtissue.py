@@ -201,18 +201,20 @@ def test_what_is_uncounted_changes_no_loss(smoke: Recipe, tmp_path: Path) -> Non
     fill_with_balls(smoke, tmp_path / "pool")
     batch = PatchSource(smoke, tmp_path / "pool").batch(0)
     net = FCDenseNet(smoke.network).eval()
+    alone = replace(smoke, training=replace(smoke.training, side_weight=0.0))
 
     def loss_with(lesion: Tensor, uncounted: Tensor) -> float:
         changed = replace(batch, lesion=lesion, uncounted=uncounted)
-        return batch_loss(net, changed, smoke, sum_of(smoke.loss)).item()
+        return batch_loss(net, changed, alone, sum_of(smoke.loss)).item()
 
     lesion = torch.zeros_like(batch.lesion)
     lesion[..., 8:20] = 1
     shifted = lesion.clone()
     shifted[..., 20:22] = 1
-    everything, between = torch.zeros_like(batch.uncounted), lesion != shifted
-    assert loss_with(lesion, everything) != loss_with(shifted, everything)
+    nothing, between = torch.zeros_like(batch.uncounted), lesion != shifted
+    assert loss_with(lesion, nothing) != loss_with(shifted, nothing)
     assert loss_with(lesion, between) == loss_with(shifted, between)
+    assert loss_with(lesion, ~nothing) == pytest.approx(0, abs=1e-6)
 
 
 def test_tissue_of_no_class_has_no_say_in_the_side_task(rng: Rng) -> None:
