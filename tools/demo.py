@@ -33,15 +33,16 @@ def study(program: str, folder: str | None, out: pathlib.Path) -> dict[str, path
     return scans
 
 
-def start(program: str, state: str) -> tuple[subprocess.Popen, str]:
-    """Starts the service on a free port and returns it with its address."""
-    server = subprocess.Popen([program, "serve", "--listen", "127.0.0.1:0", "--state", state, "--log", "warn"],
-                              stdout=subprocess.PIPE, text=True)
+def start(program: str, state: str, log: pathlib.Path) -> tuple[subprocess.Popen, str]:
+    """Starts the service on a free port, its log in a file, and returns it with its address."""
+    with log.open("w") as lines:
+        server = subprocess.Popen([program, "serve", "--listen", "127.0.0.1:0", "--state", state, "--log", "warn"],
+                                  stdout=subprocess.PIPE, stderr=lines, text=True)
     line = server.stdout.readline()
     address = re.search(r"http://(\S+)", line)
     if address is None:
         server.wait()
-        sys.exit("the service did not start: `dawson doctor` says why")
+        sys.exit(f"the service did not start: `{program} doctor` says why\n{log.read_text()}")
     return server, address.group(1)
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     scans = study(program, folder, out)
     with tempfile.TemporaryDirectory() as state:
-        server, address = start(program, state)
+        server, address = start(program, state, out / "service.log")
         try:
             print(f"\nthe service listens at http://{address}; its description is at /docs")
             body, kind = form(scans)

@@ -71,7 +71,8 @@ pub(super) struct ProgressBody {
     done: usize,
     /// Patches in all, 0 outside `infer`.
     total: usize,
-    /// From 0 to 1: of the patches, or of the time that a study of this size takes here.
+    /// From 0 to 1, growing: of the time that a study of this size takes here, within what the stage and the
+    /// patches done allow.
     fraction: f64,
     /// Seconds that the rest should take.
     eta_s: f64,
